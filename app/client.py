@@ -1,0 +1,113 @@
+"""A small client of the gateway's REST API, used by the command line."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+
+
+class ApiError(Exception):
+    """The gateway refused a call; the message is the gateway's own."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{message} (HTTP {status})")
+        self.status = status
+
+
+class Client:
+    """Speaks to one gateway with one API key; use as an async context manager."""
+
+    def __init__(self, base_url: str, api_key: str) -> None:
+        self._session = aiohttp.ClientSession(
+            base_url=base_url.rstrip("/") + "/",
+            headers={"authorization": f"Bearer {api_key}"},
+            timeout=aiohttp.ClientTimeout(total=None, sock_read=600),
+        )
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+
+    async def call(self, method: str, path: str, json: Any = None, **query: str) -> Any:
+        """Send one request and return the JSON of the reply.
+
+        Raises:
+            ApiError: the gateway answered with an error.
+        """
+        async with self._session.request(method, path, json=json, params=query) as reply:
+            body = await reply.json(content_type=None)
+            if reply.status >= 400:
+                raise ApiError(reply.status, body["error"]["message"])
+            return body
+
+    async def upload(self, path: Path, filename: str | None = None) -> str:
+        """Upload one file for retrieval and return its id."""
+        form = aiohttp.FormData()
+        form.add_field("purpose", "assistants")
+        with path.open("rb") as stream:
+            form.add_field("file", stream, filename=filename or path.name)
+            async with self._session.post("v1/files", data=form) as reply:
+                body = await reply.json(content_type=None)
+        if reply.status >= 400:
+            raise ApiError(reply.status, body["error"]["message"])
+        return str(body["id"])
+
+    async def ensure_store(self, name: str) -> tuple[str, bool]:
+        """Return the id of the vector store called ``name`` and whether it was made now."""
+        after: dict[str, str] = {}
+        while True:
+            page = await self.call("GET", "v1/vector_stores", limit="100", **after)
+            for store in page["data"]:
+                if store["name"] == name and store["status"] != "expired":
+                    return str(store["id"]), False
+            if not page["has_more"]:
+                break
+            after = {"after": page["last_id"]}
+        store = await self.call("POST", "v1/vector_stores", {"name": name})
+        return str(store["id"]), True
+
+    async def add_batch(self, store_id: str, file_ids: list[str]) -> str:
+        """Attach files to a store; returns the batch id."""
+        batch = await self.call(
+            "POST", f"v1/vector_stores/{store_id}/file_batches", {"file_ids": file_ids}
+        )
+        return str(batch["id"])
+
+    async def wait_batch(
+        self, store_id: str, batch_id: str, progress: Any = None
+    ) -> dict[str, Any]:
+        """Poll a batch until it is done; ``progress`` is called with its file counts."""
+        while True:
+            batch: dict[str, Any] = await self.call(
+                "GET", f"v1/vector_stores/{store_id}/file_batches/{batch_id}"
+            )
+            if progress is not None:
+                progress(batch["file_counts"])
+            if batch["status"] != "in_progress":
+                return batch
+            await asyncio.sleep(0.5)
+
+    async def ask(self, store_id: str, question: str, model: str) -> dict[str, Any]:
+        """Ask one grounded question; returns the response object."""
+        body: dict[str, Any] = await self.call(
+            "POST",
+            "v1/responses",
+            {
+                "model": model,
+                "input": question,
+                "tools": [{"type": "file_search", "vector_store_ids": [store_id]}],
+                "include": ["file_search_call.results"],
+            },
+        )
+        return body

@@ -1,0 +1,102 @@
+"""The one object that a governed call carries from the first byte to its audit record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Direction = Literal["input", "output"]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls: a tenant's key or a token holder, and what it may do."""
+
+    tenant_id: str
+    subject: str  # "key:<id>" or "oidc:<sub>"
+    key_id: str | None
+    scopes: frozenset[str]
+    rate_rpm: int | None = None
+    rate_tpm: int | None = None
+
+    def may(self, scope: str) -> bool:
+        """Whether ``scope`` is granted: exactly, by its family ``chat:*``, or by ``*``."""
+        return (
+            scope in self.scopes
+            or "*" in self.scopes
+            or f"{scope.partition(':')[0]}:*" in self.scopes
+        )
+
+
+NOBODY = Principal("-", "anonymous", None, frozenset())
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a call consumed, in tokens."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    embedding_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Call:
+    """Who, what, how much, what was found, and what it came from.
+
+    A service takes a ``Call`` first. Services add to it; only the corridor settles it.
+    """
+
+    id: str
+    request_id: str
+    door: str
+    route: str
+    principal: Principal = NOBODY
+    started: float = field(default_factory=time.time)  # Unix seconds
+    clock: float = field(default_factory=time.perf_counter)
+    model: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)  # model, index, policy …
+    usage: Usage = field(default_factory=Usage)
+    cost_nano_usd: int = 0
+    findings: dict[tuple[Direction, str, str], int] = field(default_factory=dict)
+    screened: set[Direction] = field(default_factory=set)
+    lineage: dict[str, Any] = field(default_factory=dict)  # stores searched, passages used …
+    features: dict[str, float] = field(default_factory=dict)  # observed for drift
+    degraded: str | None = None
+    error_code: str | None = None
+    bodies: dict[str, str] = field(default_factory=dict)  # kept only when the policy says so
+    settled: bool = False
+    settler: Callable[[Call, int, bytes], Awaitable[None]] | None = None
+
+    @property
+    def tenant_id(self) -> str:
+        return self.principal.tenant_id
+
+    @property
+    def cost_usd(self) -> float:
+        return self.cost_nano_usd / 1e9
+
+    def record_finding(self, entity: str, action: str, count: int, direction: Direction) -> None:
+        """Note that a guardrail found ``count`` values of ``entity`` and what it did."""
+        key = (direction, entity, action)
+        self.findings[key] = self.findings.get(key, 0) + count
+
+    def mark_screened(self, direction: Direction) -> None:
+        """Note that the guardrails have seen the text of this direction."""
+        self.screened.add(direction)
+
+    async def settle(self, status: int = 200, tail: bytes = b"") -> None:
+        """Charge, observe and commit the audit record; once, later calls do nothing.
+
+        A stream calls this before its last event. ``tail`` is what the stream sends after
+        the commit, so that a replay of the call can repeat it.
+
+        Raises:
+            Unavailable: the audit record could not be made durable.
+        """
+        if self.settled or self.settler is None:
+            return
+        self.settled = True
+        await self.settler(self, status, tail)

@@ -1,0 +1,274 @@
+"""One streaming client for servers that speak the OpenAI API."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Self
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from app.errors import BadRequest, OstiaryError
+from app.llm.sse import EventDecoder
+from app.llm.upstream_errors import UpstreamCut, UpstreamUnavailable, rejection
+
+__all__ = ["ChatStream", "Upstream", "UpstreamCut", "UpstreamUnavailable", "delta_text"]
+
+_MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
+# vLLM closes idle connections after 5 s; leaving first avoids writing into a closing one.
+_KEEPALIVE_S = 4.0
+_LAST_BYTES_S = 0.05
+
+
+def _encode(body: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except TypeError as error:
+        raise BadRequest(f"The body cannot be sent on as JSON: {error}.") from None
+
+
+def _decode(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def delta_text(chunk: dict[str, Any]) -> str:
+    """Return the text that `chunk` adds to its first choice: '' when empty, null or absent."""
+    for choice in chunk.get("choices") or ():
+        content = (choice.get("delta") or {}).get("content")
+        return content if isinstance(content, str) else ""
+    return ""
+
+
+class ChatStream:
+    """The chunks of one streamed chat; iterate to the end, or `aclose` to stop the model."""
+
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        on_failure: Callable[[UpstreamUnavailable], None] | None = None,
+    ) -> None:
+        self._response = response
+        self._decoder = EventDecoder()
+        self._ready: deque[bytes] = deque()
+        self._open: set[int] = set()
+        self._finished = self._over = False
+        self.on_failure = on_failure
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def __anext__(self) -> dict[str, Any]:
+        """Return the next chunk.
+
+        Raises UpstreamCut when the server breaks off or reports an error before the end.
+        """
+        try:
+            while True:
+                if self._ready:
+                    data = self._ready.popleft()
+                    if data == b"[DONE]":
+                        await self._end()
+                        raise StopAsyncIteration
+                    return self._chunk(data)
+                if self._over:
+                    raise StopAsyncIteration
+                await self._fill()
+        except StopAsyncIteration:
+            raise
+        except UpstreamUnavailable as error:
+            await self.aclose()
+            if self.on_failure is not None:
+                self.on_failure(error)
+            raise
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _end(self) -> None:
+        """Hand the connection back for reuse if the server ends the reply at once."""
+        self._over = True
+        try:
+            async with asyncio.timeout(_LAST_BYTES_S):
+                while await self._response.content.readany():
+                    pass
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            self._response.close()
+        self._response.release()
+
+    async def _fill(self) -> None:
+        try:
+            data = await self._response.content.readany()
+        except TimeoutError:
+            raise UpstreamCut("The model server fell silent in mid-answer.") from None
+        except (aiohttp.ClientError, OSError):
+            raise UpstreamCut("The model server broke off in mid-answer.", gone=True) from None
+        if data:
+            self._ready.extend(self._decoder.feed(data))
+            return
+        self._ready.extend(self._decoder.close())
+        self._over = True
+        if not self._ready and not (self._finished and not self._open):
+            raise UpstreamCut("The model server broke off in mid-answer.", gone=True)
+
+    def _chunk(self, data: bytes) -> dict[str, Any]:
+        chunk = _decode(data)
+        if not isinstance(chunk, dict):
+            raise UpstreamCut("The model server sent an unreadable event.")
+        error = chunk.get("error")
+        if error is not None:
+            detail = error if isinstance(error, dict) else {"message": error}
+            code = detail.get("code")
+            if isinstance(code, int) and 400 <= code < 500:
+                raise rejection(code, {"error": detail})
+            raise UpstreamCut("The model server reported a failure in mid-answer.")
+        for choice in chunk.get("choices") or ():
+            index = choice.get("index", 0)
+            if choice.get("finish_reason") is None:
+                self._open.add(index)
+            else:
+                self._finished = True
+                self._open.discard(index)
+        return chunk
+
+    async def aclose(self) -> None:
+        """Close the connection, so that the server stops generating; safe to call twice."""
+        self._over = True
+        self._ready.clear()
+        self._response.close()
+
+
+class Upstream:
+    """A model server at `base_url` (ends in `/v1`), over one pool of kept connections."""
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 120.0,
+        connect_timeout_s: float = 3.0,
+    ) -> None:
+        """`timeout_s` is the longest silence of the server, in seconds."""
+        base = URL(base_url.rstrip("/"))
+        self._chat, self._embeddings = base / "chat/completions", base / "embeddings"
+        self._models = base / "models"
+        root = base.parent if base.name == "v1" else base
+        self._health = root / "health"
+        self._headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        if api_key:
+            self._headers["authorization"] = f"Bearer {api_key}"
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=connect_timeout_s, sock_read=timeout_s
+        )
+        self._session: aiohttp.ClientSession | None = None
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=self._timeout,
+                headers=self._headers,
+                skip_auto_headers=("user-agent", "accept"),
+            )
+        return self._session
+
+    async def close(self) -> None:
+        """Close the pool."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the chat completion for `body`.
+
+        Raises UpstreamUnavailable (refused, silent, 5xx) or the server's own refusal (4xx).
+        """
+        return await self._call(self._chat, body)
+
+    async def embed(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the reply of `/v1/embeddings` for `body`; raises as `chat` does."""
+        return await self._call(self._embeddings, body)
+
+    async def stream_chat(self, body: dict[str, Any]) -> ChatStream:
+        """Start a streamed chat; returns once the server has accepted it, raises as `chat`."""
+        return ChatStream(await self._post(self._chat, {**body, "stream": True}))
+
+    async def _call(self, url: URL, body: dict[str, Any]) -> dict[str, Any]:
+        response = await self._post(url, body)
+        try:
+            reply = _decode(await response.read())
+        except TimeoutError:
+            raise UpstreamUnavailable("The model server did not answer in time.") from None
+        except (aiohttp.ClientError, OSError):
+            raise UpstreamCut("The model server broke off in mid-answer.", gone=True) from None
+        finally:
+            response.release()
+        if not isinstance(reply, dict):
+            raise UpstreamUnavailable("The model server sent an unreadable answer.")
+        return reply
+
+    async def _post(self, url: URL, body: dict[str, Any]) -> aiohttp.ClientResponse:
+        data = _encode(body)
+        try:
+            try:
+                response = await self._client().post(url, data=data, allow_redirects=False)
+            except aiohttp.ServerDisconnectedError:
+                # A kept connection that the server had closed; generating twice does no harm.
+                response = await self._client().post(url, data=data, allow_redirects=False)
+        except aiohttp.ServerTimeoutError as error:
+            gone = isinstance(error, aiohttp.ConnectionTimeoutError)
+            raise UpstreamUnavailable(
+                "The model server did not answer in time.", gone=gone
+            ) from None
+        except (aiohttp.ClientError, OSError):
+            raise UpstreamUnavailable("The model server is not reachable.", gone=True) from None
+        if response.status == 200:
+            return response
+        try:
+            reply = _decode(await response.content.read(65536))
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            reply = None
+        finally:
+            response.close()
+        raise rejection(
+            response.status,
+            reply,
+            model=str(body.get("model", "")),
+            retry_after=response.headers.get("retry-after"),
+        )
+
+    async def models(self) -> list[dict[str, Any]]:
+        """Return the models that the server offers, without its file paths."""
+        try:
+            async with self._client().get(self._models) as response:
+                reply = _decode(await response.read())
+                if response.status != 200:
+                    raise rejection(response.status, reply)
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            raise UpstreamUnavailable("The model server is not reachable.", gone=True) from None
+        found = reply.get("data") if isinstance(reply, dict) else None
+        return [{k: m[k] for k in _MODEL_FIELDS if k in m} for m in found or () if "id" in m]
+
+    async def health(self, timeout_s: float = 3.0) -> bool:
+        """Return whether the server says that it can answer, within `timeout_s` seconds."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                async with self._client().get(self._health) as response:
+                    if response.status not in (404, 405):
+                        return response.status == 200
+                await self.models()  # not every server has /health
+                return True
+        except (aiohttp.ClientError, OSError, TimeoutError, OstiaryError):
+            return False

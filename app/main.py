@@ -1,0 +1,123 @@
+"""Builds the application: settings, state, engines, services, routes, in reading order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from app import __version__
+from app.api import (
+    admin,
+    chat,
+    embeddings,
+    files,
+    guardrails,
+    health,
+    jobs,
+    models,
+    monitoring,
+    responses,
+    vector_stores,
+)
+from app.errors import OstiaryError
+from app.settings import Settings
+from app.ui import pages
+
+log = logging.getLogger("ostiary")
+
+ROUTERS = (
+    chat.router,
+    responses.router,
+    models.router,
+    embeddings.router,
+    files.router,
+    vector_stores.router,
+    jobs.router,
+    guardrails.router,
+    monitoring.router,
+    admin.router,
+    health.router,
+    pages.router,
+)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the gateway; engines and state are opened when the server starts it."""
+    settings = settings or Settings()
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        from app.wiring import open_services
+
+        async with AsyncExitStack() as stack:
+            services, corridor = await open_services(settings, stack)
+            app.state.services = services
+            app.state.corridor = corridor
+            yield
+
+    app = FastAPI(
+        title="Ostiary",
+        version=__version__,
+        summary="A private AI service layer: one governed gateway for your models and your data.",
+        lifespan=lifespan,
+        docs_url="/docs",
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
+    for router in ROUTERS:
+        app.include_router(router)
+    app.mount("/static", pages.static_files(), name="static")
+    app.add_exception_handler(OstiaryError, _on_ostiary_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    return app
+
+
+def _request_id(request: Request) -> str | None:
+    call = request.scope.get("ostiary_call")
+    return None if call is None else str(call.request_id)
+
+
+async def _on_ostiary_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OstiaryError)
+    return JSONResponse(
+        error.body(_request_id(request)), status_code=error.status, headers=error.headers
+    )
+
+
+async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
+    """Name the first bad field and what is wrong with it, never its value."""
+    assert isinstance(error, RequestValidationError)
+    first: dict[str, Any] = dict(error.errors()[0])
+    where = ".".join(str(p) for p in first["loc"] if p not in ("body", "query", "path"))
+    if first["type"] == "json_invalid":
+        message, where = "The body is not valid JSON. Send one JSON object.", ""
+    else:
+        message = f"{where or 'The body'}: {first['msg']}. Correct it and send the request again."
+    body = OstiaryError(message, param=where or None, code="invalid_request")
+    body.type = "invalid_request_error"
+    return JSONResponse(body.body(_request_id(request)), status_code=400)
+
+
+async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    texts = {
+        404: ("There is nothing at this address. /docs lists what there is.", "not_found"),
+        405: ("This address does not take this method. /docs lists what it takes.", "bad_method"),
+    }
+    message, code = texts.get(error.status_code, (str(error.detail), "http_error"))
+    body = OstiaryError(message, code=code)
+    body.type = "invalid_request_error" if error.status_code < 500 else "server_error"
+    return JSONResponse(
+        body.body(_request_id(request)), status_code=error.status_code, headers=error.headers
+    )

@@ -1,0 +1,325 @@
+"""The audit log: hash-chained per tenant, committed in groups before calls are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.gateway.call import Call
+from app.gateway.idempotency import store_sync
+from app.store.db import Database
+from app.store.models import audit, audit_heads
+
+log = logging.getLogger("ostiary.audit")
+GENESIS = "0" * 64
+MAX_GROUP = 512
+
+
+@dataclass(slots=True)
+class _Entry:
+    tenant_id: str
+    row: dict[str, Any]
+    record: dict[str, Any]
+    stored: dict[str, Any] | None
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome of a verification: how many records, and the first fault found."""
+
+    records: int
+    tenants: int
+    fault: str | None
+
+
+def chain_hash(prev_hash: str, record: str) -> str:
+    """SHA-256 over the previous hash and the canonical JSON of the record."""
+    return hashlib.sha256(prev_hash.encode() + record.encode()).hexdigest()
+
+
+class AuditLog:
+    """Takes records from the event loop and commits them, many at once, in one thread.
+
+    While one group is synced to disk the next one gathers, so under load a disk sync is
+    shared by all waiting calls, and a single caller waits for one sync at most.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the writer thread."""
+        self._thread = threading.Thread(target=self._run, name="ostiary-audit", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Commit what is queued and stop."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join(timeout=30)
+            self._thread = None
+
+    async def commit(
+        self, call: Call, status: int, latency_s: float, stored: dict[str, Any] | None
+    ) -> None:
+        """Return once the record of ``call`` is on disk.
+
+        ``stored`` is the reply kept under an idempotency key; it is committed in the same
+        transaction, so a keyed call is either audited and replayable or neither.
+        """
+        if self._thread is None or not self._thread.is_alive():
+            raise RuntimeError("the audit writer is not running")
+        loop = asyncio.get_running_loop()
+        row, record = _describe(call, status, latency_s)
+        entry = _Entry(call.tenant_id, row, record, stored, loop, loop.create_future())
+        self._queue.put(entry)
+        # shielded: a cancelled caller must not cancel the record of what it did
+        await asyncio.shield(entry.done)
+
+    def _run(self) -> None:
+        while True:
+            first = self._queue.get()
+            if first is None:
+                return
+            group = [first]
+            closing = False
+            while len(group) < MAX_GROUP:
+                try:
+                    entry = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if entry is None:
+                    closing = True
+                    break
+                group.append(entry)
+            self._commit_group(group)
+            if closing:
+                return
+
+    def _commit_group(self, group: list[_Entry]) -> None:
+        error: Exception | None = None
+        try:
+            with self._db.sync_engine.connect() as connection:
+                connection = connection.execution_options(ostiary_write=True)
+                with connection.begin():
+                    self._append(connection, group)
+        except Exception as caught:
+            log.error("audit group of %d failed: %s", len(group), type(caught).__name__)
+            error = caught
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Entry]] = {}
+        for entry in group:
+            by_loop.setdefault(entry.loop, []).append(entry)
+        for loop, entries in by_loop.items():
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_wake, entries, error)
+
+    def _append(self, connection: Connection, group: list[_Entry]) -> None:
+        by_tenant: dict[str, list[_Entry]] = {}
+        for entry in group:
+            by_tenant.setdefault(entry.tenant_id, []).append(entry)
+        rows: list[dict[str, Any]] = []
+        for tenant_id in sorted(by_tenant):  # one lock order for all replicas
+            seq, head = self._lock_head(connection, tenant_id)
+            for entry in by_tenant[tenant_id]:
+                seq += 1
+                record = canonical({"tenant_id": tenant_id, "seq": seq, **entry.record})
+                following = chain_hash(head, record)
+                rows.append(
+                    {
+                        **entry.row,
+                        "tenant_id": tenant_id,
+                        "seq": seq,
+                        "record": record,
+                        "prev_hash": head,
+                        "hash": following,
+                    }
+                )
+                head = following
+            connection.execute(
+                update(audit_heads)
+                .where(audit_heads.c.tenant_id == tenant_id)
+                .values(seq=seq, hash=head)
+            )
+        connection.execute(insert(audit), rows)
+        for entry in group:
+            if entry.stored is not None:
+                store_sync(connection, entry.stored)
+
+    def _lock_head(self, connection: Connection, tenant_id: str) -> tuple[int, str]:
+        query = (
+            select(audit_heads.c.seq, audit_heads.c.hash)
+            .where(audit_heads.c.tenant_id == tenant_id)
+            .with_for_update()
+        )
+        found = connection.execute(query).one_or_none()
+        if found is None:
+            dialect = sqlite if self._db.is_sqlite else postgresql
+            connection.execute(
+                dialect.insert(audit_heads)
+                .values(tenant_id=tenant_id, seq=0, hash=GENESIS)
+                .on_conflict_do_nothing()
+            )
+            found = connection.execute(query).one()
+        return int(found.seq), str(found.hash)
+
+    async def page(
+        self,
+        tenant_id: str,
+        *,
+        limit: int,
+        before_seq: int | None = None,
+        request_id: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return a tenant's records, newest first."""
+        query = select(audit.c.record, audit.c.hash).where(audit.c.tenant_id == tenant_id)
+        if before_seq is not None:
+            query = query.where(audit.c.seq < before_seq)
+        if request_id is not None:
+            query = query.where(audit.c.request_id == request_id)
+        async with self._db.read() as connection:
+            rows = await connection.execute(query.order_by(audit.c.seq.desc()).limit(limit))
+            return [{**orjson.loads(r.record), "hash": r.hash} for r in rows]
+
+    async def verify(self, tenant_id: str | None = None) -> Verdict:
+        """Walk the chains and report the first edit, gap, reorder or truncation."""
+        return await asyncio.to_thread(self.verify_sync, tenant_id)
+
+    def verify_sync(self, tenant_id: str | None = None) -> Verdict:
+        """See :meth:`verify`; blocking."""
+        count = 0
+        with self._db.sync_engine.connect() as connection, connection.begin():
+            heads = select(audit_heads).order_by(audit_heads.c.tenant_id)
+            if tenant_id is not None:
+                heads = heads.where(audit_heads.c.tenant_id == tenant_id)
+            chains = connection.execute(heads).mappings().all()
+            known = {str(h["tenant_id"]) for h in chains}
+            for head in chains:
+                checked, fault = self._verify_chain(connection, head)
+                count += checked
+                if fault is not None:
+                    return Verdict(count, len(chains), fault)
+            tenants = select(audit.c.tenant_id).distinct()
+            if tenant_id is not None:
+                tenants = tenants.where(audit.c.tenant_id == tenant_id)
+            orphans = set(connection.scalars(tenants)) - known
+        fault = f"{min(orphans)}: records without a chain head" if orphans else None
+        return Verdict(count, len(chains), fault)
+
+    def _verify_chain(
+        self, connection: Connection, head: Mapping[str, Any]
+    ) -> tuple[int, str | None]:
+        tenant_id, prev, seq = str(head["tenant_id"]), GENESIS, 0
+        rows = connection.execution_options(yield_per=1000).execute(
+            select(audit).where(audit.c.tenant_id == tenant_id).order_by(audit.c.seq)
+        )
+        for row in rows.mappings():
+            seq += 1
+            if row["seq"] != seq:
+                return seq - 1, f"{tenant_id}: record {seq} is missing"
+            record = orjson.loads(row["record"])
+            if row["prev_hash"] != prev or row["hash"] != chain_hash(prev, row["record"]):
+                return seq, f"{tenant_id}: record {seq} was changed"
+            if any(record.get(name) != row[name] for name in _COPIED) or record["seq"] != seq:
+                return seq, f"{tenant_id}: the indexed columns of record {seq} were changed"
+            prev = row["hash"]
+        if (seq, prev) != (head["seq"], head["hash"]):
+            return seq, f"{tenant_id}: the chain ends at {seq}, its head says {head['seq']}"
+        return seq, None
+
+    async def totals(self, tenant_id: str, since: float, group_by: str) -> list[dict[str, Any]]:
+        """Sum usage and cost since ``since`` (Unix seconds) by ``key_id``, ``model`` or ``route``."""
+        column = audit.c[group_by]
+        query = (
+            select(
+                column.label("group"),
+                func.count().label("calls"),
+                func.sum(audit.c.prompt_tokens).label("prompt_tokens"),
+                func.sum(audit.c.completion_tokens).label("completion_tokens"),
+                func.sum(audit.c.embedding_tokens).label("embedding_tokens"),
+                func.sum(audit.c.cost_nano_usd).label("cost_nano_usd"),
+            )
+            .where(audit.c.tenant_id == tenant_id, audit.c.at >= since)
+            .group_by(column)
+        )
+        async with self._db.read() as connection:
+            return [dict(r) for r in (await connection.execute(query)).mappings()]
+
+
+_COPIED = (
+    "call_id",
+    "request_id",
+    "at",
+    "key_id",
+    "route",
+    "model",
+    "status",
+    "prompt_tokens",
+    "completion_tokens",
+    "embedding_tokens",
+    "cost_nano_usd",
+)
+
+
+def canonical(record: dict[str, Any]) -> str:
+    """JSON with sorted keys and no spaces: the same bytes for the same record."""
+    return orjson.dumps(record, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _describe(call: Call, status: int, latency_s: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    row = {
+        "call_id": call.id,
+        "request_id": call.request_id,
+        "at": call.started,
+        "key_id": call.principal.key_id,
+        "route": call.route,
+        "model": call.model,
+        "status": status,
+        "prompt_tokens": call.usage.prompt_tokens,
+        "completion_tokens": call.usage.completion_tokens,
+        "embedding_tokens": call.usage.embedding_tokens,
+        "cost_nano_usd": call.cost_nano_usd,
+    }
+    record = {
+        **row,
+        "door": call.door,
+        "principal": call.principal.subject,
+        "versions": call.versions,
+        "findings": [
+            {"direction": d, "entity": e, "action": a, "count": n}
+            for (d, e, a), n in call.findings.items()
+        ],
+        "lineage": call.lineage,
+        "degraded": call.degraded,
+        "error_code": call.error_code,
+        "latency_ms": round(latency_s * 1e3, 3),
+        "outcome": "ok" if status < 400 else "cut" if status == 499 else "error",
+        "committed_at": time.time(),
+    }
+    if call.bodies:
+        record["bodies"] = call.bodies
+    return row, record
+
+
+def _wake(entries: list[_Entry], error: Exception | None) -> None:
+    for entry in entries:
+        if entry.done.done():
+            continue
+        if error is None:
+            entry.done.set_result(None)
+        else:
+            entry.done.set_exception(error)

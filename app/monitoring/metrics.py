@@ -1,0 +1,70 @@
+"""Prometheus metrics of the gateway, with label sets that no tenant can grow."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from app.gateway.call import Call
+
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
+
+
+class Metrics:
+    """Counters and histograms by route and status; children are cached on the hot path."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._calls = Counter(
+            "ostiary_calls", "Governed calls.", ("route", "status"), registry=self.registry
+        )
+        self._latency = Histogram(
+            "ostiary_call_seconds",
+            "Latency of governed calls.",
+            ("route",),
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self._tokens = Counter(
+            "ostiary_tokens", "Tokens of governed calls.", ("kind",), registry=self.registry
+        )
+        self._cost = Counter(
+            "ostiary_cost_usd", "Cost of governed calls in USD.", registry=self.registry
+        )
+        self._findings = Counter(
+            "ostiary_guardrail_findings",
+            "Values that guardrails acted on.",
+            ("direction", "entity", "action"),
+            registry=self.registry,
+        )
+        self.inflight = Gauge(
+            "ostiary_calls_in_flight", "Calls inside the corridor.", registry=self.registry
+        )
+        self._by_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+
+    def observe(self, call: Call, status: int, latency_s: float) -> None:
+        """Count one settled call."""
+        key = (call.route, status)
+        children = self._by_route.get(key)
+        if children is None:
+            children = (
+                self._calls.labels(call.route, str(status)),
+                self._latency.labels(call.route),
+            )
+            self._by_route[key] = children
+        children[0].inc()
+        children[1].observe(latency_s)
+        usage = call.usage
+        if usage.prompt_tokens:
+            self._tokens.labels("prompt").inc(usage.prompt_tokens)
+        if usage.completion_tokens:
+            self._tokens.labels("completion").inc(usage.completion_tokens)
+        if usage.embedding_tokens:
+            self._tokens.labels("embedding").inc(usage.embedding_tokens)
+        if call.cost_nano_usd:
+            self._cost.inc(call.cost_nano_usd / 1e9)
+        for (direction, entity, action), count in call.findings.items():
+            self._findings.labels(direction, entity, action).inc(count)
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)

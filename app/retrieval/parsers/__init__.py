@@ -1,0 +1,1 @@
+"""One parser a family of formats; `app.retrieval.parsing` chooses among them."""

@@ -1,0 +1,44 @@
+"""The services that the doors may call, as one typed value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app.gateway.identity import Identity
+    from app.guardrails.service import Guardrails
+    from app.llm.answer import Answers
+    from app.llm.chat import Chat
+    from app.llm.responses import Responses
+    from app.llm.router import Router
+    from app.monitoring.audit import AuditLog
+    from app.monitoring.drift import DriftMonitor
+    from app.monitoring.metrics import Metrics
+    from app.retrieval.collections import VectorStores
+    from app.retrieval.files import FileService
+    from app.settings import Settings
+    from app.store.db import Database
+    from app.store.jobs import Jobs
+
+
+@dataclass(slots=True)
+class Services:
+    """Built once by ``create_app``; a route takes it from ``request.app.state.services``."""
+
+    settings: Settings
+    db: Database
+    identity: Identity
+    guardrails: Guardrails
+    audit: AuditLog
+    drift: DriftMonitor
+    metrics: Metrics
+    jobs: Jobs
+    files: FileService
+    vector_stores: VectorStores
+    router: Router
+    answers: Answers
+    chat: Chat
+    responses: Responses
+    llm_state: Callable[[], str]

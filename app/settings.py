@@ -1,0 +1,126 @@
+"""Every setting of Ostiary, read from ``ostiary.toml`` and ``OSTIARY_*`` variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+
+class Settings(BaseSettings):
+    """Environment variables win over ``ostiary.toml``; both over the defaults here."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="OSTIARY_", toml_file="ostiary.toml", extra="ignore", validate_default=True
+    )
+
+    data_dir: Path = Field(Path("ostiary-data"), description="Everything that lasts lives here.")
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL; empty: SQLite in the data directory. PostgreSQL scales."
+    )
+    jobs_database_url: str | None = Field(
+        None, description="Database of the durable jobs; empty: beside the main one."
+    )
+    blob_url: str | None = Field(
+        None, description="fsspec URL of the file store; empty: a folder of the data directory."
+    )
+    redis_url: str | None = Field(None, description="Shared limits; empty: counted in process.")
+    host: str = Field("127.0.0.1", description="Address the gateway listens on.")
+    port: int = Field(8700, description="Port the gateway listens on.")
+    instance: str = Field(
+        "local", description="Name of this gateway among replicas; stays over restarts."
+    )
+
+    llm_url: str | None = Field(
+        None,
+        description="An OpenAI-compatible server, as http://host:8000/v1; empty: embedded vLLM.",
+    )
+    llm_api_key: SecretStr | None = Field(None, description="Bearer key of the model server.")
+    llm_model: str = Field("smollm2-135m-instruct", description="Name of the served chat model.")
+    llm_embedded: bool = Field(True, description="Start the embedded vLLM when no llm_url is set.")
+    llm_max_model_len: int = Field(
+        2048, description="Context length of the embedded model, tokens."
+    )
+    llm_timeout_s: float = Field(120.0, description="Longest silence of the model server, seconds.")
+    vllm_python: Path | None = Field(
+        None, description="Python of vLLM's own environment; empty: .vllm beside the checkout."
+    )
+    price_prompt_usd_per_mtok: float = Field(0.05, description="USD per million prompt tokens.")
+    price_completion_usd_per_mtok: float = Field(0.20, description="USD per million output tokens.")
+    price_embedding_usd_per_mtok: float = Field(
+        0.01, description="USD per million embedded tokens."
+    )
+
+    embedded_retrieval: bool = Field(True, description="Load the embedder and the vector engine.")
+    embedding_model: str = Field("bge-small-en", description="Name of the served embedding model.")
+    embedding_dir: Path | None = Field(
+        None, description="Folder of an ONNX embedding model; empty: the packaged bge-small-en."
+    )
+    reranker_dir: Path | None = Field(
+        None, description="Folder of an ONNX cross-encoder; empty: the packaged one."
+    )
+    cpu_threads: int = Field(2, ge=1, description="Threads for embedding and search.")
+    answer_gate: float = Field(
+        0.5, description="Passage relevance under which an answer is declined; see docs/answers.md."
+    )
+
+    guardrail_policy: str = Field(
+        "default", description="Name of a shipped policy or path of a file."
+    )
+    audit_bodies: bool = Field(False, description="Keep request and response bodies in the audit.")
+    rate_rpm: int = Field(6000, description="Requests per minute and key.")
+    rate_tpm: int = Field(2_000_000, description="Tokens per minute and key.")
+    tenant_rate_rpm: int = Field(60_000, description="Requests per minute and tenant.")
+    budget_usd_per_day: float | None = Field(None, description="Spending limit per tenant and day.")
+
+    max_json_bytes: int = Field(10 * 2**20, description="Largest JSON body, bytes.")
+    max_file_bytes: int = Field(512 * 2**20, description="Largest uploaded file, bytes.")
+    bootstrap_admin_key: SecretStr | None = Field(
+        None, description="First admin key; made at random and printed once when empty."
+    )
+    oidc_issuer: str | None = Field(None, description="Issuer of accepted JWTs.")
+    oidc_audience: str | None = Field(None, description="Audience of accepted JWTs.")
+    oidc_jwks_url: str | None = Field(
+        None, description="Where the issuer's JWKS lies (URL or file)."
+    )
+    oidc_tenant_claim: str = Field("tenant", description="Claim that names the tenant.")
+    oidc_scope_claim: str = Field("scope", description="Claim that holds the scopes.")
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+    @property
+    def sql_url(self) -> str:
+        """The database URL in force, with the driver that serves sync and async alike."""
+        return normal_url(self.database_url, self.data_dir / "ostiary.db")
+
+    @property
+    def jobs_url(self) -> str:
+        """The durable jobs' own database; PostgreSQL shares the main one."""
+        return normal_url(self.jobs_database_url or self.database_url, self.data_dir / "jobs.db")
+
+
+def normal_url(url: str | None, sqlite_path: Path) -> str:
+    """Return a SQLAlchemy URL; without one, SQLite at ``sqlite_path``."""
+    if not url:
+        return f"sqlite:///{sqlite_path.absolute()}"
+    for scheme in ("postgres://", "postgresql://"):
+        if url.startswith(scheme):
+            return "postgresql+psycopg://" + url.removeprefix(scheme)
+    return url

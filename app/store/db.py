@@ -1,0 +1,70 @@
+"""The SQL database: SQLite in WAL mode or PostgreSQL, with one way to read and one to write."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+
+class Database:
+    """Holds an async engine for the services and a sync one for the audit thread."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.is_sqlite = url.startswith("sqlite")
+        self.engine: AsyncEngine
+        self.sync_engine: Engine
+        if self.is_sqlite:
+            async_url = url.replace("sqlite://", "sqlite+aiosqlite://", 1)
+            self.engine = create_async_engine(async_url, pool_size=8, max_overflow=8)
+            self.sync_engine = create_engine(url)
+            for engine in (self.engine.sync_engine, self.sync_engine):
+                event.listen(engine, "connect", _prepare_sqlite)
+                event.listen(engine, "begin", _begin_sqlite)
+        else:
+            self.engine = create_async_engine(url, pool_size=10, pool_pre_ping=True)
+            self.sync_engine = create_engine(url, pool_size=4, pool_pre_ping=True)
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A connection in a read transaction."""
+        async with self.engine.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """A connection in a write transaction, committed when the block ends well."""
+        async with self.engine.connect() as connection:
+            await connection.execution_options(ostiary_write=True)
+            async with connection.begin():
+                yield connection
+
+    async def close(self) -> None:
+        """Give all connections back."""
+        await self.engine.dispose()
+        self.sync_engine.dispose()
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    # FULL: in WAL mode NORMAL does not sync at commit, and we acknowledge after commit.
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "busy_timeout=30000",
+        "foreign_keys=ON",
+        "cache_size=-32000",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A deferred transaction that later writes can fail as busy at once; take the lock first.
+    write = connection.get_execution_options().get("ostiary_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

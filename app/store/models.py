@@ -1,0 +1,223 @@
+"""Every SQL table; each belongs to the room named above it."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+Id = String(64)
+Serial = BigInteger().with_variant(Integer(), "sqlite")  # SQLite autoincrements INTEGER alone
+
+# gateway: identity ---------------------------------------------------------------------
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("created_at", Float, nullable=False),
+    Column("disabled_at", Float),
+    Column("budget_usd_per_day", Float),
+)
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("tenant_id", Id, ForeignKey("tenants.id"), nullable=False, index=True),
+    Column("name", String(200), nullable=False),
+    Column("secret_hash", String(64), nullable=False),  # SHA-256 of the random secret, hex
+    Column("scopes", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    Column("revoked_at", Float),
+    Column("rotated_to", Id),
+    Column("rate_rpm", Integer),
+    Column("rate_tpm", Integer),
+)
+
+# gateway: idempotency ------------------------------------------------------------------
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("tenant_id", Id, primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),  # SHA-256 of route and body
+    Column("owner", String(128), nullable=False),  # the gateway process that runs it
+    Column("done", Boolean, nullable=False),
+    Column("status", Integer),
+    Column("headers", JSON),
+    Column("body", LargeBinary),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False, index=True),
+)
+
+# monitoring: audit ---------------------------------------------------------------------
+audit_heads = Table(
+    "audit_heads",
+    metadata,
+    Column("tenant_id", Id, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+audit = Table(
+    "audit",
+    metadata,
+    Column("tenant_id", Id, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("call_id", Id, nullable=False, unique=True),
+    Column("request_id", String(128), nullable=False, index=True),
+    Column("at", Float, nullable=False, index=True),
+    Column("key_id", Id),
+    Column("route", String(200), nullable=False),
+    Column("model", String(200)),
+    Column("status", Integer, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("embedding_tokens", BigInteger, nullable=False),
+    Column("cost_nano_usd", BigInteger, nullable=False),
+    Column("record", Text, nullable=False),  # canonical JSON, the bytes that are hashed
+    Column("prev_hash", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+
+# monitoring: drift ---------------------------------------------------------------------
+drift_sketches = Table(
+    "drift_sketches",
+    metadata,
+    Column("tenant_id", Id, primary_key=True),
+    Column("feature", String(300), primary_key=True),  # route|model|feature
+    Column("window", BigInteger, primary_key=True, autoincrement=False),  # start, Unix seconds
+    Column("instance", String(128), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("sketch", LargeBinary, nullable=False),  # DataSketches KLL (float), serialised
+)
+
+# retrieval -----------------------------------------------------------------------------
+files = Table(
+    "files",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("tenant_id", Id, nullable=False, index=True),
+    Column("filename", String(500), nullable=False),
+    Column("purpose", String(40), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("blob", String(200), nullable=False),  # key in the blob store
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    Column("deleted_at", Float),
+)
+vector_stores = Table(
+    "vector_stores",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("tenant_id", Id, nullable=False, index=True),
+    Column("name", String(256)),
+    Column("description", String(1000)),
+    Column("metadata", JSON, nullable=False),
+    Column("embedding_model", String(200), nullable=False),
+    Column("dim", Integer, nullable=False),
+    Column("chunking", JSON, nullable=False),
+    Column("version", BigInteger, nullable=False),  # grows with every change of the contents
+    Column("created_at", Float, nullable=False),
+    Column("last_active_at", Float, nullable=False),
+    Column("expires_after_days", Integer),
+    Column("deleted_at", Float),
+)
+vector_store_files = Table(
+    "vector_store_files",
+    metadata,
+    Column("vector_store_id", Id, ForeignKey("vector_stores.id"), primary_key=True),
+    Column("file_id", Id, ForeignKey("files.id"), primary_key=True),
+    Column("status", String(20), nullable=False),  # in_progress, completed, failed, cancelled
+    Column("attributes", JSON, nullable=False),
+    Column("chunking", JSON, nullable=False),
+    Column("last_error", JSON),
+    Column("usage_bytes", BigInteger, nullable=False),
+    Column("batch_id", Id, index=True),
+    Column("job_id", Id),
+    Column("created_at", Float, nullable=False),
+    Index("ix_vector_store_files_status", "vector_store_id", "status"),
+)
+file_batches = Table(
+    "file_batches",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("tenant_id", Id, nullable=False),
+    Column("vector_store_id", Id, ForeignKey("vector_stores.id"), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("cancelled_at", Float),
+)
+passages = Table(
+    "passages",
+    metadata,
+    Column("number", Serial, primary_key=True, autoincrement=True),  # id in the vector engine
+    Column("id", Id, nullable=False, unique=True),
+    Column("vector_store_id", Id, ForeignKey("vector_stores.id"), nullable=False),
+    Column("file_id", Id, nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("page", Integer),
+    Column("section", String(1000)),
+    Column("tokens", Integer, nullable=False),
+    Index("ix_passages_file", "vector_store_id", "file_id", "ordinal"),
+    sqlite_autoincrement=True,
+)
+segments = Table(
+    "segments",
+    metadata,
+    Column("vector_store_id", Id, ForeignKey("vector_stores.id"), primary_key=True),
+    Column("name", String(100), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("dim", Integer, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+# llm -----------------------------------------------------------------------------------
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("tenant_id", Id, nullable=False, index=True),
+    Column("created_at", Float, nullable=False),
+    Column("input", JSON, nullable=False),  # the whole conversation so far, as messages
+    Column("body", JSON, nullable=False),
+)
+
+# jobs ----------------------------------------------------------------------------------
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("tenant_id", Id, nullable=False, index=True),
+    Column("kind", String(60), nullable=False),
+    Column("status", String(20), nullable=False),  # queued, running, completed, failed, cancelled
+    Column("done", Integer, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("error", JSON),
+    Column("result", JSON),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+)
