@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from app.gateway.limits import Window
 
 Direction = Literal["input", "output"]
 
@@ -67,6 +70,7 @@ class Call:
     degraded: str | None = None
     error_code: str | None = None
     bodies: dict[str, str] = field(default_factory=dict)  # kept only when the policy says so
+    windows: tuple[Window, Window] | None = None  # requests and tokens of this minute
     settled: bool = False
     settler: Callable[[Call, int, bytes], Awaitable[None]] | None = None
 

@@ -15,7 +15,7 @@ from app.llm.upstream_errors import UNKNOWN_MODEL, UpstreamUnavailable
 log = logging.getLogger(__name__)
 
 _FAILURES_TO_OPEN = 3
-_PROBE_FIRST_S, _PROBE_MOST_S = 0.25, 5.0
+_PROBE_FIRST_S, _PROBE_MOST_S = 0.25, 2.0
 _LOOK_EVERY_S = 5.0
 
 
@@ -52,7 +52,11 @@ class Deployment:
         self._failures += 1
         if error.gone or self._failures >= _FAILURES_TO_OPEN:
             self._set(False)
-            self._wake.set()
+            self.look_again()
+
+    def look_again(self) -> None:
+        """Look at once instead of at the next turn."""
+        self._wake.set()
 
     def _set(self, up: bool) -> None:
         if up != self.up:
@@ -94,6 +98,11 @@ class Router:
     def available(self, model: str) -> bool:
         """Return whether `model` can answer now; raises NotFound for an unknown name."""
         return self._find(model).up
+
+    def look_again(self) -> None:
+        """Look at every server at once, as when one is known to have come up."""
+        for deployment in self._deployments.values():
+            deployment.look_again()
 
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         """Return the chat completion for `body`.

@@ -12,6 +12,8 @@ from app.retrieval.parsers.block import SECTION_SEPARATOR, Block
 _SENTENCE_END = re.compile(r"(?<=[.!?。])\s+")
 # A section below this part of a passage is too small to answer anything alone.
 _TINY_PART = 8
+# Tokenizers count an endless word (a hex dump) as one unknown token; this bounds its length.
+_MOST_CHARACTERS_A_TOKEN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +53,13 @@ def chunk(
             "max_chunk_size_tokens.",
             param="chunking_strategy.static.chunk_overlap_tokens",
         )
+
+    def measure(text: str) -> int:
+        return max(count(text), len(text) // _MOST_CHARACTERS_A_TOKEN)
+
     made: list[Chunk] = []
-    for section in _sections(blocks, max_tokens, count):
-        for text, page, label in _pack(section, max_tokens, overlap_tokens, count):
+    for section in _sections(blocks, max_tokens, measure):
+        for text, page, label in _pack(section, max_tokens, overlap_tokens, measure):
             made.append(Chunk(text, page, label, len(made)))
     return made
 
@@ -174,25 +180,39 @@ def _join(
     parts: list[str], separator: str, max_tokens: int, count: Callable[[str], int]
 ) -> Iterator[str]:
     """Fill pieces with ``parts`` up to ``max_tokens``, cutting a part that is too large."""
-    held = ""
-    for part in parts:
-        if not part.strip():
+    parts = [part for part in parts if part.strip()]
+    start = 0
+    while start < len(parts):
+        taken = _fitting(parts, start, separator, max_tokens, count)
+        if taken:
+            yield separator.join(parts[start : start + taken])
+            start += taken
             continue
-        joined = f"{held}{separator}{part}" if held else part
-        if count(joined) <= max_tokens:
-            held = joined
-            continue
-        if held:
-            yield held
-        held = ""
-        if count(part) <= max_tokens:
-            held = part
-        elif len(words := part.split()) > 1:
+        part = parts[start].strip()
+        start += 1
+        if len(words := part.split()) > 1:
             yield from _join(words, " ", max_tokens, count)
-        elif len(word := part.strip()) > 1:
-            middle = len(word) // 2
-            yield from _join([word[:middle], word[middle:]], "", max_tokens, count)
+        elif len(part) > 1:
+            middle = len(part) // 2
+            yield from _join([part[:middle], part[middle:]], "", max_tokens, count)
         else:
-            yield word
-    if held:
-        yield held
+            yield part
+
+
+def _fitting(
+    parts: list[str], start: int, separator: str, max_tokens: int, count: Callable[[str], int]
+) -> int:
+    """Return how many parts from ``start`` fit together, with few calls of ``count``."""
+
+    def fits(n: int) -> bool:
+        return count(separator.join(parts[start : start + n])) <= max_tokens
+
+    left = len(parts) - start
+    low, high = 0, 1
+    while high <= left and fits(high):
+        low, high = high, high * 2
+    high = min(high, left + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

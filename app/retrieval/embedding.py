@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from app.errors import MissingExtra, Unavailable
 
 BGE_QUERY_PREFIX = "Represent this sentence for searching relevant passages: "
-_BATCH_TEXTS = 32
+_BATCH_TEXTS = 16
 _BATCH_TOKENS = 4096
 _TOKENIZE_TEXTS = 2048
 

@@ -27,7 +27,6 @@ metadata = MetaData(
     }
 )
 Id = String(64)
-Serial = BigInteger().with_variant(Integer(), "sqlite")  # SQLite autoincrements INTEGER alone
 
 # gateway: identity ---------------------------------------------------------------------
 tenants = Table(
@@ -171,7 +170,8 @@ file_batches = Table(
 passages = Table(
     "passages",
     metadata,
-    Column("number", Serial, primary_key=True, autoincrement=True),  # id in the vector engine
+    # id in the vector engine: 63 bits of a hash of store, file and ordinal
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("id", Id, nullable=False, unique=True),
     Column("vector_store_id", Id, ForeignKey("vector_stores.id"), nullable=False),
     Column("file_id", Id, nullable=False),
@@ -181,7 +181,6 @@ passages = Table(
     Column("section", String(1000)),
     Column("tokens", Integer, nullable=False),
     Index("ix_passages_file", "vector_store_id", "file_id", "ordinal"),
-    sqlite_autoincrement=True,
 )
 segments = Table(
     "segments",

@@ -56,6 +56,7 @@ async def test_a_dead_server_opens_the_breaker_and_its_return_heals_it(
         await router.stream_chat(body("m"))
     assert asyncio.get_running_loop().time() - started < 0.05
     await fake.start(fake.port)
+    router.look_again()
     await until_available(router, "m")
     assert (await router.chat(body("m")))["object"] == "chat.completion"
 

@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 
 from app.errors import BadRequest, NotFound
-from app.llm import stale, weights
+from app.llm import tether, weights
 from app.llm.router import Router
 from app.llm.server import VllmServer, find_python
 from app.llm.upstream import Upstream, UpstreamCut, UpstreamUnavailable, delta_text
@@ -124,18 +124,22 @@ async def router(server: VllmServer) -> AsyncIterator[Router]:
     await made.stop()
 
 
-def family(server: VllmServer) -> list[stale.Process]:
+def family(server: VllmServer) -> list[tether.Process]:
     noted = json.loads((server._run_dir / "vllm.pid").read_text())
-    return stale.processes_of_session(int(noted["pid"]))
+    return tether.processes_of_session(int(noted["pid"]))
 
 
 def member(server: VllmServer, name: str) -> int:
     return next(process.pid for process in family(server) if name in process.command)
 
 
+def left_in_shm() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob("psm_*")}
+
+
 async def until_gone(session: int) -> None:
     async with asyncio.timeout(30):
-        while stale.processes_of_session(session):
+        while tether.processes_of_session(session):
             await asyncio.sleep(0.05)
 
 
@@ -226,8 +230,9 @@ async def test_kill_9_in_mid_stream_is_told_and_heals_without_a_restart(
 async def test_stop_leaves_no_process_and_kill_9_of_the_gateway_neither(
     server: VllmServer, python: Path, model: Path, tmp_path: Path
 ) -> None:
+    before = left_in_shm()
     await server.wait_ready(READY_S)
-    session = family(server)[0].session
+    session = int(json.loads((server._run_dir / "vllm.pid").read_text())["pid"])
     await server.stop()
     assert server.state == "down"
     await until_gone(session)
@@ -245,3 +250,4 @@ async def test_stop_leaves_no_process_and_kill_9_of_the_gateway_neither(
     await holder.wait()
     _, left = await asyncio.to_thread(psutil.wait_procs, children, 20)
     assert left == []
+    assert left_in_shm() <= before

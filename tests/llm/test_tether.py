@@ -42,7 +42,7 @@ def hold(pidfile: Path) -> tuple[subprocess.Popen[bytes], int]:
     )
     until(lambda: pidfile.exists() and pidfile.read_text().endswith("}"))
     session = int(json.loads(pidfile.read_text())["pid"])
-    until(lambda: len(stale.processes_of_session(session)) == 2)
+    until(lambda: len(tether.processes_of_session(session)) == 2)
     return holder, session
 
 
@@ -53,7 +53,7 @@ def test_the_whole_group_ends_when_the_holder_lets_go(
     assert holder.stdin is not None
     holder.stdin.close()
     assert holder.wait(tether.GRACE_S + 10) == 128 + signal.SIGKILL
-    until(lambda: not stale.processes_of_session(session))
+    until(lambda: not tether.processes_of_session(session))
     assert not (tmp_path / "pid").exists()
 
 
@@ -61,23 +61,23 @@ def test_the_children_end_when_the_server_alone_is_killed(tmp_path: Path) -> Non
     holder, session = hold(tmp_path / "pid")
     os.kill(session, signal.SIGKILL)
     holder.wait(10)
-    until(lambda: not stale.processes_of_session(session))
+    until(lambda: not tether.processes_of_session(session))
 
 
 def test_what_a_killed_tether_leaves_is_reaped_at_the_next_start(tmp_path: Path) -> None:
     holder, session = hold(tmp_path / "pid")
     holder.kill()
     holder.wait(10)
-    until(lambda: len(stale.processes_of_session(session)) == 1)  # the server died with its tether
+    until(lambda: len(tether.processes_of_session(session)) == 1)  # the server died with its tether
     assert stale.reap(tmp_path / "pid") == 1
-    until(lambda: not stale.processes_of_session(session))
+    until(lambda: not tether.processes_of_session(session))
     assert stale.reap(tmp_path / "pid") == 0
 
 
 def test_a_reused_process_number_is_left_alone(tmp_path: Path) -> None:
     other = subprocess.Popen([sys.executable, "-c", SERVER, "vllm"], start_new_session=True)
     try:
-        until(lambda: len(stale.processes_of_session(other.pid)) == 2)
+        until(lambda: len(tether.processes_of_session(other.pid)) == 2)
         (tmp_path / "pid").write_text(json.dumps({"pid": other.pid, "ticks": 1}))
         assert stale.reap(tmp_path / "pid") == 0
         assert other.poll() is None and not (tmp_path / "pid").exists()

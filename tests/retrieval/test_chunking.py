@@ -122,6 +122,25 @@ def test_a_chunk_tells_the_page_where_its_new_words_start() -> None:
     assert [piece.page for piece in made] == [1, 2]
 
 
+def test_an_endless_word_is_cut_though_it_counts_as_one_token() -> None:
+    made = chunk([Block("f" * 100_000, None, None, "text")], 100, 0, words)
+    assert all(len(piece.text) <= 2100 for piece in made)
+    assert squeezed([piece.text for piece in made]) == "f" * 100_000
+
+
+def test_a_long_text_without_sentences_is_cut_with_few_counts() -> None:
+    calls = 0
+
+    def counted(text: str) -> int:
+        nonlocal calls
+        calls += 1
+        return words(text)
+
+    made = chunk([prose(20_000)], 200, 20, counted)
+    assert len(made) <= 112
+    assert calls < 30 * len(made)
+
+
 @pytest.mark.parametrize(("size", "overlap"), [(0, 0), (100, 51), (100, -1)])
 def test_senseless_sizes_are_refused(size: int, overlap: int) -> None:
     with pytest.raises(BadRequest):

@@ -64,7 +64,9 @@ def test_no_query_text_raises(shelf: LexicalIndex, query: str) -> None:
     shelf.search(query, 3)
 
 
-@pytest.mark.parametrize("query", ["", "   ", '"', "a AND (b OR", "text:[* TO", "~!@#$^&*()\\", "a" * 9000])
+@pytest.mark.parametrize(
+    "query", ["", "   ", '"', "a AND (b OR", "text:[* TO", "~!@#$^&*()\\", "a" * 9000]
+)
 def test_query_syntax_means_nothing(shelf: LexicalIndex, query: str) -> None:
     assert shelf.search(query, 3) == [] or ids(shelf.search(query, 3))
 

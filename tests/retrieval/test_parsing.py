@@ -56,7 +56,7 @@ def make_pdf(
         stream.set_data(f"BT /F1 12 Tf 14 TL 72 720 Td {shown} ET".encode())
         page[NameObject("/Contents")] = writer._add_object(stream)
     for title, page_number in bookmarks:
-        writer.add_outline_item(title, page_number)
+        writer.add_outline_item(title=title, page_number=page_number)
     if password is not None:
         writer.encrypt(user_password=password, owner_password="owner", algorithm="AES-256")
     out = io.BytesIO()

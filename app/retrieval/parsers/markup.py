@@ -14,9 +14,10 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+# Not "head": the parser leaves HTML5 elements there when a page omits <body>.
 _SKIPPED = _words(
     """
-    head script style noscript template nav footer svg iframe button select option
+    title script style noscript template nav footer svg iframe button select option
     """
 )
 _BLOCKS = _words(

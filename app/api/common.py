@@ -1,0 +1,70 @@
+"""Shapes that several doors share: the error body and cursor pages."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Path, Query
+from pydantic import BaseModel, Field
+
+from app.errors import BadRequest
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+    request_id: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """The one shape of every error."""
+
+    error: ErrorDetail
+
+
+def _error(text: str) -> dict[str, Any]:
+    return {"model": ErrorBody, "description": text}
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: _error("The request is malformed, or a guardrail refused it."),
+    401: _error("No credential, or one that is unknown, expired or revoked."),
+    402: _error("The budget of the day is spent."),
+    403: _error("The credential lacks the scope."),
+    404: _error("Unknown, deleted, or another tenant's."),
+    409: _error("The request contradicts the state of the thing."),
+    413: _error("The body is too large."),
+    422: _error("The content cannot be processed."),
+    429: _error("A rate limit is reached; see `retry-after`."),
+    503: _error("A part that the call needs does not work; the call was refused."),
+}
+
+Id = Annotated[str, Path(max_length=128, description="An id as this API returned it.")]
+Limit = Annotated[int, Query(ge=1, le=100)]
+Order = Annotated[Literal["asc", "desc"], Query()]
+Cursor = Annotated[str | None, Query(max_length=128, description="An id of the last page.")]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16),
+]
+AttributeMap = Annotated[
+    dict[
+        Annotated[str, Field(min_length=1, max_length=64)],
+        Annotated[str, Field(max_length=512)] | bool | float,
+    ],
+    Field(max_length=16),
+]
+
+
+class Deleted(BaseModel):
+    id: str
+    object: str
+    deleted: Literal[True] = True
+
+
+def one_cursor(after: str | None, before: str | None) -> None:
+    """Refuse a page that is asked for from both ends."""
+    if after is not None and before is not None:
+        raise BadRequest("Give `after` or `before`, not both.", param="before")

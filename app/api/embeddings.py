@@ -1,0 +1,74 @@
+"""Embeddings, as in OpenAI's API, from the gateway's own embedding model."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+
+from app.api.common import ERRORS
+from app.errors import BadRequest, NotFound
+from app.gateway.call import Call
+from app.gateway.corridor import GovernedRoute, Scope
+from app.llm.openai_types import EmbeddingsRequest, EmbeddingsResponse
+
+router = APIRouter(prefix="/v1", route_class=GovernedRoute, tags=["llm"], responses=ERRORS)
+Embed = Annotated[Call, Depends(Scope("embeddings:write", screens=("input",)))]
+BATCH = 32
+
+
+@router.post("/embeddings")
+async def create_embeddings(
+    request: Request, call: Embed, body: EmbeddingsRequest
+) -> EmbeddingsResponse:
+    """Turn texts into unit vectors."""
+    services: Any = request.app.state.services
+    stores = services.vector_stores
+    embedder = stores.embedder
+    if body.model != services.settings.embedding_model:
+        raise NotFound(
+            "embedding model",
+            body.model,
+            remedy="GET /v1/models lists the served ones.",
+            param="model",
+            code="model_not_found",
+        )
+    if body.dimensions not in (None, embedder.dim):
+        raise BadRequest(
+            f"'{body.model}' has {embedder.dim} dimensions and cannot be cut. "
+            "Leave `dimensions` out.",
+            param="dimensions",
+        )
+    texts = _texts(body.input)
+    call.model = body.model
+    call.versions["model"] = embedder.fingerprint[:12]
+    texts = await services.guardrails.screen(call, texts, "input")
+    tokens = sum(embedder.count_tokens(t) for t in texts)
+    call.usage.embedding_tokens += tokens
+    call.features["input_length"] = float(sum(len(t) for t in texts))
+    data: list[dict[str, Any]] = []
+    for start in range(0, len(texts), BATCH):
+        vectors = await stores.embed_passages(texts[start : start + BATCH])
+        for vector in vectors:
+            as_text = base64.b64encode(vector.tobytes()).decode()
+            value = as_text if body.encoding_format == "base64" else vector.tolist()
+            data.append({"index": len(data), "embedding": value})
+    return EmbeddingsResponse.model_validate(
+        {
+            "data": data,
+            "model": body.model,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+    )
+
+
+def _texts(given: Any) -> list[str]:
+    items = [given] if isinstance(given, str) else list(given)
+    if not all(isinstance(item, str) for item in items):
+        raise BadRequest(
+            "Token ids are not taken, because they belong to another model's vocabulary. Send "
+            "text (in LangChain: check_embedding_ctx_length=False).",
+            param="input",
+        )
+    return items

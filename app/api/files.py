@@ -1,0 +1,127 @@
+"""Files, as in OpenAI's API."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import IO, Annotated, Any, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Form, Query, Request, UploadFile
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+
+from app.api.common import ERRORS, Cursor, Deleted, Id, Order
+from app.gateway.call import Call
+from app.gateway.corridor import GovernedRoute, Scope
+from app.retrieval.files import File
+
+router = APIRouter(prefix="/v1/files", route_class=GovernedRoute, tags=["files"], responses=ERRORS)
+Read = Annotated[Call, Depends(Scope("files:read"))]
+Write = Annotated[Call, Depends(Scope("files:write"))]
+Upload = Annotated[Call, Depends(Scope("files:write", upload=True))]
+CHUNK_BYTES = 1 << 20
+
+
+class FileObject(BaseModel):
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    expires_at: int | None = None
+    filename: str
+    purpose: str
+    status: Literal["processed"] = "processed"
+
+
+class FileList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[FileObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+def shown(file: File) -> FileObject:
+    """The wire shape of a file."""
+    return FileObject(
+        id=file.id,
+        bytes=file.bytes,
+        created_at=int(file.created_at),
+        filename=file.filename,
+        purpose=file.purpose,
+    )
+
+
+@router.post("")
+async def upload_file(
+    request: Request, call: Upload, file: UploadFile, purpose: Annotated[str, Form()]
+) -> FileObject:
+    """Upload one file; it is stored durably when this returns."""
+    services = request.app.state.services
+    return shown(await services.files.upload(call, file.filename or "", purpose, file.file))
+
+
+@router.get("")
+async def list_files(
+    request: Request,
+    call: Read,
+    purpose: Annotated[str | None, Query(max_length=40)] = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    order: Order = "desc",
+    after: Cursor = None,
+) -> FileList:
+    """List the files."""
+    page = await request.app.state.services.files.page(
+        call.tenant_id, purpose=purpose, limit=limit, order=order, after=after
+    )
+    data = [shown(f) for f in page.rows]
+    return FileList(
+        data=data,
+        first_id=data[0].id if data else None,
+        last_id=data[-1].id if data else None,
+        has_more=page.has_more,
+    )
+
+
+@router.get("/{file_id}")
+async def get_file(request: Request, call: Read, file_id: Id) -> FileObject:
+    """Get a file's description."""
+    return shown(await request.app.state.services.files.get(call.tenant_id, file_id))
+
+
+@router.get(
+    "/{file_id}/content",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/octet-stream": {}}, "description": "The bytes."}},
+)
+async def get_file_content(request: Request, call: Read, file_id: Id) -> StreamingResponse:
+    """Get a file's bytes."""
+    file, stream = await request.app.state.services.files.content(call.tenant_id, file_id)
+    headers = {
+        "content-length": str(file.bytes),
+        # never shown in place: an uploaded page must not run as one of ours
+        "content-disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
+        "x-content-type-options": "nosniff",
+    }
+    return StreamingResponse(
+        _chunks(stream), media_type="application/octet-stream", headers=headers
+    )
+
+
+async def _chunks(stream: IO[bytes]) -> AsyncIterator[bytes]:
+    try:
+        while chunk := await asyncio.to_thread(stream.read, CHUNK_BYTES):
+            yield chunk
+    finally:
+        stream.close()
+
+
+@router.delete("/{file_id}")
+async def delete_file(request: Request, call: Write, file_id: Id) -> Deleted:
+    """Delete a file, and its passages from every vector store."""
+    services: Any = request.app.state.services
+    await services.files.get(call.tenant_id, file_id)
+    await services.vector_stores.detach_everywhere(call.tenant_id, file_id)
+    await services.files.delete(call.tenant_id, file_id)
+    return Deleted(id=file_id, object="file")

@@ -1,0 +1,83 @@
+"""Long work: its state, its progress, and how to stop it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+
+from app.api.common import ERRORS, Id
+from app.gateway.call import Call
+from app.gateway.corridor import GovernedRoute, Scope
+from app.store.jobs import FINAL, JobRow, Jobs
+
+router = APIRouter(prefix="/v1/jobs", route_class=GovernedRoute, tags=["jobs"], responses=ERRORS)
+Read = Annotated[Call, Depends(Scope("jobs:read"))]
+Write = Annotated[Call, Depends(Scope("jobs:write"))]
+POLL_S = 0.25
+
+
+class JobError(BaseModel):
+    code: str
+    message: str
+
+
+class JobObject(BaseModel):
+    object: Literal["job"] = "job"
+    id: str
+    kind: str
+    status: Literal["queued", "running", "completed", "failed", "cancelled"]
+    done: int
+    total: int
+    error: JobError | None
+    created_at: float
+    updated_at: float
+
+
+def _shown(row: JobRow) -> JobObject:
+    values = {k: v for k, v in asdict(row).items() if k in JobObject.model_fields}
+    return JobObject(**values)
+
+
+@router.get("/{job_id}")
+async def get_job(request: Request, call: Read, job_id: Id) -> JobObject:
+    """Get a job."""
+    return _shown(await request.app.state.services.jobs.get(call.tenant_id, job_id))
+
+
+@router.get(
+    "/{job_id}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}, "description": "Progress events."}},
+)
+async def watch_job(request: Request, call: Read, job_id: Id) -> StreamingResponse:
+    """Stream a job's progress until it is over."""
+    jobs: Jobs = request.app.state.services.jobs
+    first = await jobs.get(call.tenant_id, job_id)
+    return StreamingResponse(_events(jobs, call, first), media_type="text/event-stream")
+
+
+async def _events(jobs: Jobs, call: Call, row: JobRow) -> AsyncIterator[bytes]:
+    last: Any = None
+    while True:
+        if row.updated_at != last:
+            last = row.updated_at
+            if row.status in FINAL:
+                await call.settle(200)
+            yield b"event: job\ndata: " + orjson.dumps(_shown(row).model_dump()) + b"\n\n"
+        if row.status in FINAL:
+            return
+        await asyncio.sleep(POLL_S)
+        row = await jobs.get(call.tenant_id, row.id)
+
+
+@router.post("/{job_id}/cancel")
+async def cancel_job(request: Request, call: Write, job_id: Id) -> JobObject:
+    """Stop a job before its next step."""
+    return _shown(await request.app.state.services.jobs.cancel(call.tenant_id, job_id))

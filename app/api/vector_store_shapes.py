@@ -1,0 +1,267 @@
+"""The wire shapes of vector stores, as in OpenAI's API."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api.common import AttributeMap, Metadata
+from app.errors import BadRequest
+from app.retrieval.collections import StoreFile, VectorStore
+from app.retrieval.types import Hit
+
+FileIds = Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=500)]
+Name = Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$")]
+
+
+class ExpiresAfter(BaseModel):
+    anchor: Literal["last_active_at"] = "last_active_at"
+    days: Annotated[int, Field(ge=1, le=365)]
+
+
+class StaticChunking(BaseModel):
+    max_chunk_size_tokens: Annotated[int, Field(ge=100, le=4096)] = 800
+    chunk_overlap_tokens: Annotated[int, Field(ge=0, le=2048)] = 400
+
+
+class ChunkingStrategy(BaseModel):
+    """``auto`` cuts by structure at 256 tokens; ``static`` sets the size."""
+
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["auto", "static", "other"]
+    static: StaticChunking | None = None
+
+    def limits(self) -> dict[str, int]:
+        """Tokens per chunk and overlap; {} for the default."""
+        if self.type != "static":
+            return {}
+        chosen = self.static or StaticChunking()
+        if chosen.chunk_overlap_tokens * 2 > chosen.max_chunk_size_tokens:
+            raise BadRequest(
+                "chunk_overlap_tokens may be at most half of max_chunk_size_tokens.",
+                param="chunking_strategy.static.chunk_overlap_tokens",
+            )
+        return {
+            "max_tokens": chosen.max_chunk_size_tokens,
+            "overlap_tokens": chosen.chunk_overlap_tokens,
+        }
+
+
+class CreateBody(BaseModel):
+    name: Name | None = None
+    description: Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")] | None = None
+    file_ids: FileIds | None = None
+    expires_after: ExpiresAfter | None = None
+    chunking_strategy: ChunkingStrategy | None = None
+    metadata: Metadata | None = None
+
+
+class ChangeBody(BaseModel):
+    name: Name | None = None
+    expires_after: ExpiresAfter | None = None
+    metadata: Metadata | None = None
+
+
+class AttachBody(BaseModel):
+    file_id: Annotated[str, Field(max_length=128)]
+    attributes: AttributeMap | None = None
+    chunking_strategy: ChunkingStrategy | None = None
+
+
+class BatchBody(BaseModel):
+    file_ids: Annotated[FileIds, Field(min_length=1)]
+    attributes: AttributeMap | None = None
+    chunking_strategy: ChunkingStrategy | None = None
+
+
+class AttributesBody(BaseModel):
+    attributes: AttributeMap | None
+
+
+class RankingOptions(BaseModel):
+    ranker: Literal["auto", "none", "default-2024-11-15"] = "auto"
+    score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class SearchBody(BaseModel):
+    query: (
+        Annotated[str, Field(min_length=1, max_length=8000)]
+        | Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=8000)]],
+            Field(min_length=1, max_length=16),
+        ]
+    )
+    filters: dict[str, Any] | None = None
+    max_num_results: Annotated[int, Field(ge=1, le=50)] = 10
+    ranking_options: RankingOptions | None = None
+    rewrite_query: bool = False
+
+
+class FileCounts(BaseModel):
+    in_progress: int
+    completed: int
+    failed: int
+    cancelled: int
+    total: int
+
+
+class StoreObject(BaseModel):
+    id: str
+    object: Literal["vector_store"] = "vector_store"
+    created_at: int
+    name: str | None
+    description: str | None
+    usage_bytes: int
+    file_counts: FileCounts
+    status: Literal["expired", "in_progress", "completed"]
+    expires_after: ExpiresAfter | None
+    expires_at: int | None
+    last_active_at: int
+    metadata: dict[str, str]
+
+
+class StoreList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[StoreObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class FileError(BaseModel):
+    code: Literal["server_error", "unsupported_file", "invalid_file"]
+    message: str
+
+
+class StoreFileObject(BaseModel):
+    id: str
+    object: Literal["vector_store.file"] = "vector_store.file"
+    usage_bytes: int
+    created_at: int
+    vector_store_id: str
+    status: Literal["in_progress", "completed", "cancelled", "failed"]
+    last_error: FileError | None
+    attributes: dict[str, str | bool | float]
+    chunking_strategy: dict[str, Any]
+
+
+class StoreFileList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[StoreFileObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class BatchObject(BaseModel):
+    id: str
+    object: Literal["vector_store.file_batch"] = "vector_store.file_batch"
+    created_at: int
+    vector_store_id: str
+    status: Literal["in_progress", "completed", "cancelled", "failed"]
+    file_counts: FileCounts
+
+
+class TextContent(BaseModel):
+    type: Literal["text"] = "text"
+    text: str
+
+
+class SearchHit(BaseModel):
+    file_id: str
+    filename: str
+    score: float
+    attributes: dict[str, str | bool | float]
+    content: list[TextContent]
+    page: int | None
+    section: str | None
+    ordinal: int
+
+
+class SearchPage(BaseModel):
+    object: Literal["vector_store.search_results.page"] = "vector_store.search_results.page"
+    search_query: list[str]
+    data: list[SearchHit]
+    has_more: bool = False
+    next_page: str | None = None
+
+
+class ContentPage(BaseModel):
+    object: Literal["vector_store.file_content.page"] = "vector_store.file_content.page"
+    data: list[TextContent]
+    has_more: bool = False
+    next_page: str | None = None
+
+
+def show_store(store: VectorStore, counts: dict[str, int]) -> StoreObject:
+    """The wire shape of a store."""
+    expires_at = store.expires_at
+    status = "in_progress" if counts["in_progress"] else "completed"
+    return StoreObject(
+        id=store.id,
+        created_at=int(store.created_at),
+        name=store.name,
+        description=store.description,
+        usage_bytes=counts["bytes"],
+        file_counts=FileCounts(**{k: v for k, v in counts.items() if k != "bytes"}),
+        status="expired" if store.expired else status,  # type: ignore[arg-type]
+        expires_after=ExpiresAfter(days=store.expires_after_days)
+        if store.expires_after_days
+        else None,
+        expires_at=int(expires_at) if expires_at else None,
+        last_active_at=int(store.last_active_at),
+        metadata=store.metadata,
+    )
+
+
+def show_file(file: StoreFile) -> StoreFileObject:
+    """The wire shape of an attached file."""
+    limits = file.chunking
+    static = {
+        "max_chunk_size_tokens": limits.get("max_tokens", 256),
+        "chunk_overlap_tokens": limits.get("overlap_tokens", 32),
+    }
+    return StoreFileObject(
+        id=file.file_id,
+        usage_bytes=file.usage_bytes,
+        created_at=int(file.created_at),
+        vector_store_id=file.vector_store_id,
+        status=file.status,  # type: ignore[arg-type]
+        last_error=FileError(**file.last_error) if file.last_error else None,  # type: ignore[arg-type]
+        attributes=file.attributes,
+        chunking_strategy={"type": "static", "static": static},
+    )
+
+
+def show_batch(batch: dict[str, Any]) -> BatchObject:
+    """The wire shape of a batch of files."""
+    counts = batch["counts"]
+    if batch["cancelled_at"] is not None:
+        status = "cancelled"
+    elif counts["in_progress"]:
+        status = "in_progress"
+    else:
+        status = "completed"
+    return BatchObject(
+        id=batch["id"],
+        created_at=int(batch["created_at"]),
+        vector_store_id=batch["vector_store_id"],
+        status=status,  # type: ignore[arg-type]
+        file_counts=FileCounts(**counts),
+    )
+
+
+def show_hit(hit: Hit, text: str) -> SearchHit:
+    """The wire shape of a search result, with its screened text."""
+    passage = hit.passage
+    return SearchHit(
+        file_id=passage.file_id,
+        filename=passage.filename,
+        score=round(hit.score, 6),
+        attributes=passage.attributes,
+        content=[TextContent(text=text)],
+        page=passage.page,
+        section=passage.section,
+        ordinal=passage.ordinal,
+    )

@@ -1,0 +1,309 @@
+"""Vector stores, as in OpenAI's API: fill, search, empty."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from app.api.common import ERRORS, Cursor, Deleted, Id, Limit, Order, one_cursor
+from app.api.vector_store_shapes import (
+    AttachBody,
+    AttributesBody,
+    BatchBody,
+    BatchObject,
+    ChangeBody,
+    ContentPage,
+    CreateBody,
+    SearchBody,
+    SearchPage,
+    StoreFileList,
+    StoreFileObject,
+    StoreList,
+    StoreObject,
+    TextContent,
+    show_batch,
+    show_file,
+    show_hit,
+    show_store,
+)
+from app.gateway.call import Call
+from app.gateway.corridor import GovernedRoute, Scope
+
+router = APIRouter(
+    prefix="/v1/vector_stores", route_class=GovernedRoute, tags=["vector stores"], responses=ERRORS
+)
+Read = Annotated[Call, Depends(Scope("vector_stores:read"))]
+Write = Annotated[Call, Depends(Scope("vector_stores:write"))]
+Search = Annotated[Call, Depends(Scope("vector_stores:search", screens=("input", "output")))]
+Content = Annotated[Call, Depends(Scope("vector_stores:read", screens=("output",)))]
+Filter = Annotated[
+    Literal["in_progress", "completed", "failed", "cancelled"] | None, Query(alias="filter")
+]
+
+
+async def _shown(services: Any, tenant_id: str, store_id: str) -> StoreObject:
+    store = await services.vector_stores.get(tenant_id, store_id)
+    counts = await services.vector_stores.counts([store_id])
+    return show_store(store, counts[store_id])
+
+
+@router.post("")
+async def create_vector_store(request: Request, call: Write, body: CreateBody) -> StoreObject:
+    """Make a vector store, and attach files to it."""
+    services: Any = request.app.state.services
+    store = await services.vector_stores.create(
+        call,
+        name=body.name,
+        description=body.description,
+        metadata=body.metadata or {},
+        chunking=body.chunking_strategy.limits() if body.chunking_strategy else {},
+        expires_after_days=body.expires_after.days if body.expires_after else None,
+    )
+    if body.file_ids:
+        _, fresh = await services.vector_stores.attach(call, store.id, body.file_ids, {}, {})
+        await services.ingestion.begin(call, store.id, fresh)
+    return await _shown(services, call.tenant_id, store.id)
+
+
+@router.get("")
+async def list_vector_stores(
+    request: Request,
+    call: Read,
+    limit: Limit = 20,
+    order: Order = "desc",
+    after: Cursor = None,
+    before: Cursor = None,
+) -> StoreList:
+    """List the vector stores."""
+    one_cursor(after, before)
+    stores = request.app.state.services.vector_stores
+    page = await stores.page(call.tenant_id, limit=limit, order=order, after=after, before=before)
+    counts = await stores.counts([s.id for s in page.rows])
+    data = [show_store(s, counts[s.id]) for s in page.rows]
+    return StoreList(
+        data=data,
+        first_id=data[0].id if data else None,
+        last_id=data[-1].id if data else None,
+        has_more=page.has_more,
+    )
+
+
+@router.get("/{vector_store_id}")
+async def get_vector_store(request: Request, call: Read, vector_store_id: Id) -> StoreObject:
+    """Get a vector store."""
+    return await _shown(request.app.state.services, call.tenant_id, vector_store_id)
+
+
+@router.post("/{vector_store_id}")
+async def change_vector_store(
+    request: Request, call: Write, vector_store_id: Id, body: ChangeBody
+) -> StoreObject:
+    """Rename a vector store, or change its metadata or expiry."""
+    services: Any = request.app.state.services
+    values: dict[str, Any] = {}
+    if body.name is not None:
+        values["name"] = body.name
+    if body.metadata is not None:
+        values["metadata"] = body.metadata
+    if "expires_after" in body.model_fields_set:
+        values["expires_after_days"] = body.expires_after.days if body.expires_after else None
+    await services.vector_stores.change(call.tenant_id, vector_store_id, values)
+    return await _shown(services, call.tenant_id, vector_store_id)
+
+
+@router.delete("/{vector_store_id}")
+async def delete_vector_store(request: Request, call: Write, vector_store_id: Id) -> Deleted:
+    """Delete a vector store; its files stay."""
+    await request.app.state.services.vector_stores.delete(call.tenant_id, vector_store_id)
+    return Deleted(id=vector_store_id, object="vector_store.deleted")
+
+
+@router.post("/{vector_store_id}/search")
+async def search_vector_store(
+    request: Request, call: Search, vector_store_id: Id, body: SearchBody
+) -> SearchPage:
+    """Find passages by meaning and by words."""
+    services: Any = request.app.state.services
+    given = [body.query] if isinstance(body.query, str) else body.query
+    queries = await services.guardrails.screen(call, given, "input")
+    hits = await services.vector_stores.hits(
+        call, [vector_store_id], " ".join(queries), body.max_num_results, body.filters
+    )
+    threshold = body.ranking_options.score_threshold if body.ranking_options else 0.0
+    hits = [h for h in hits if h.score >= threshold]
+    texts = await services.guardrails.screen(call, [h.passage.text for h in hits], "output")
+    return SearchPage(
+        search_query=queries,
+        data=[show_hit(h, t) for h, t in zip(hits, texts, strict=True)],
+    )
+
+
+@router.post("/{vector_store_id}/files")
+async def attach_file(
+    request: Request, call: Write, vector_store_id: Id, body: AttachBody
+) -> StoreFileObject:
+    """Attach a file; it is read and embedded by a durable job."""
+    services: Any = request.app.state.services
+    _, fresh = await services.vector_stores.attach(
+        call,
+        vector_store_id,
+        [body.file_id],
+        body.attributes or {},
+        body.chunking_strategy.limits() if body.chunking_strategy else {},
+    )
+    await services.ingestion.begin(call, vector_store_id, fresh)
+    return show_file(
+        await services.vector_stores.file(call.tenant_id, vector_store_id, body.file_id)
+    )
+
+
+@router.get("/{vector_store_id}/files")
+async def list_store_files(
+    request: Request,
+    call: Read,
+    vector_store_id: Id,
+    status: Filter = None,
+    limit: Limit = 20,
+    order: Order = "desc",
+    after: Cursor = None,
+    before: Cursor = None,
+) -> StoreFileList:
+    """List the files of a vector store."""
+    return await _files(
+        request, call, vector_store_id, None, status, limit, order, after, before
+    )
+
+
+async def _files(
+    request: Request,
+    call: Call,
+    store_id: str,
+    batch_id: str | None,
+    status: str | None,
+    limit: int,
+    order: str,
+    after: str | None,
+    before: str | None,
+) -> StoreFileList:
+    one_cursor(after, before)
+    page = await request.app.state.services.vector_stores.file_page(
+        call.tenant_id,
+        store_id,
+        status=status,
+        batch_id=batch_id,
+        limit=limit,
+        order=order,
+        after=after,
+        before=before,
+    )
+    data = [show_file(f) for f in page.rows]
+    return StoreFileList(
+        data=data,
+        first_id=data[0].id if data else None,
+        last_id=data[-1].id if data else None,
+        has_more=page.has_more,
+    )
+
+
+@router.get("/{vector_store_id}/files/{file_id}")
+async def get_store_file(
+    request: Request, call: Read, vector_store_id: Id, file_id: Id
+) -> StoreFileObject:
+    """Get an attached file with its status and last error."""
+    stores = request.app.state.services.vector_stores
+    return show_file(await stores.file(call.tenant_id, vector_store_id, file_id))
+
+
+@router.post("/{vector_store_id}/files/{file_id}")
+async def set_store_file_attributes(
+    request: Request, call: Write, vector_store_id: Id, file_id: Id, body: AttributesBody
+) -> StoreFileObject:
+    """Replace an attached file's attributes."""
+    stores = request.app.state.services.vector_stores
+    return show_file(
+        await stores.set_attributes(
+            call.tenant_id, vector_store_id, file_id, body.attributes or {}
+        )
+    )
+
+
+@router.get("/{vector_store_id}/files/{file_id}/content")
+async def get_store_file_content(
+    request: Request, call: Content, vector_store_id: Id, file_id: Id
+) -> ContentPage:
+    """Get the text of an attached file as it was read, in passages."""
+    services: Any = request.app.state.services
+    _, found = await services.vector_stores.document(call.tenant_id, vector_store_id, file_id)
+    texts = await services.guardrails.screen(call, [p.text for p in found], "output")
+    return ContentPage(data=[TextContent(text=t) for t in texts])
+
+
+@router.delete("/{vector_store_id}/files/{file_id}")
+async def detach_file(
+    request: Request, call: Write, vector_store_id: Id, file_id: Id
+) -> Deleted:
+    """Remove a file's passages from a vector store; the file itself stays."""
+    await request.app.state.services.vector_stores.detach(
+        call.tenant_id, vector_store_id, file_id
+    )
+    return Deleted(id=file_id, object="vector_store.file.deleted")
+
+
+@router.post("/{vector_store_id}/file_batches")
+async def create_file_batch(
+    request: Request, call: Write, vector_store_id: Id, body: BatchBody
+) -> BatchObject:
+    """Attach many files at once."""
+    services: Any = request.app.state.services
+    batch_id, fresh = await services.vector_stores.attach(
+        call,
+        vector_store_id,
+        body.file_ids,
+        body.attributes or {},
+        body.chunking_strategy.limits() if body.chunking_strategy else {},
+        batch=True,
+    )
+    await services.ingestion.begin(call, vector_store_id, fresh)
+    return show_batch(
+        await services.vector_stores.batch(call.tenant_id, vector_store_id, batch_id)
+    )
+
+
+@router.get("/{vector_store_id}/file_batches/{batch_id}")
+async def get_file_batch(
+    request: Request, call: Read, vector_store_id: Id, batch_id: Id
+) -> BatchObject:
+    """Get a batch with its file counts."""
+    stores = request.app.state.services.vector_stores
+    return show_batch(await stores.batch(call.tenant_id, vector_store_id, batch_id))
+
+
+@router.post("/{vector_store_id}/file_batches/{batch_id}/cancel")
+async def cancel_file_batch(
+    request: Request, call: Write, vector_store_id: Id, batch_id: Id
+) -> BatchObject:
+    """Stop what of a batch is still waiting."""
+    stores = request.app.state.services.vector_stores
+    return show_batch(await stores.cancel_batch(call.tenant_id, vector_store_id, batch_id))
+
+
+@router.get("/{vector_store_id}/file_batches/{batch_id}/files")
+async def list_batch_files(
+    request: Request,
+    call: Read,
+    vector_store_id: Id,
+    batch_id: Id,
+    status: Filter = None,
+    limit: Limit = 20,
+    order: Order = "desc",
+    after: Cursor = None,
+    before: Cursor = None,
+) -> StoreFileList:
+    """List the files of a batch."""
+    await request.app.state.services.vector_stores.batch(
+        call.tenant_id, vector_store_id, batch_id
+    )
+    return await _files(
+        request, call, vector_store_id, batch_id, status, limit, order, after, before
+    )

@@ -1,0 +1,245 @@
+"""Replay of keyed requests: the same key and body is served once and answered again."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from sqlalchemy import Connection, delete, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.errors import BadRequest, Conflict
+from app.gateway.call import Call
+from app.store.db import Database
+from app.store.models import idempotency
+
+KEPT_S = 24 * 3600
+WAIT_S = 10.0
+SPOOL_BYTES = 4 * 2**20
+CHUNK_BYTES = 256 * 1024
+NOT_KEPT = frozenset({401, 402, 403, 409, 413, 429, 499})
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Reply = tuple[int, list[tuple[bytes, bytes]], bytes]
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One keyed request: either a stored reply to repeat, or the right to serve it."""
+
+    tenant_id: str
+    key: str
+    owner: str
+    spool: IO[bytes]
+    replay: Reply | None = None
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def keeps(self, status: int) -> bool:
+        """Whether a reply with ``status`` is kept: not one that a retry may turn."""
+        return status < 500 and status not in NOT_KEPT
+
+    def stored(
+        self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes
+    ) -> dict[str, Any]:
+        """The values that :func:`store_sync` writes in the audit record's transaction."""
+        kept = [
+            [name.decode("latin-1"), value.decode("latin-1")]
+            for name, value in headers
+            if name == b"content-type" or name.startswith(b"x-ostiary-")
+        ]
+        return {
+            "tenant_id": self.tenant_id,
+            "key": self.key,
+            "owner": self.owner,
+            "values": {"done": True, "status": status, "headers": kept, "body": body},
+        }
+
+
+def store_sync(connection: Connection, stored: dict[str, Any]) -> None:
+    """Write a reply under its key; called by the audit thread inside its transaction."""
+    table = idempotency.c
+    connection.execute(
+        update(idempotency)
+        .where(
+            table.tenant_id == stored["tenant_id"],
+            table.key == stored["key"],
+            table.owner == stored["owner"],
+        )
+        .values(**stored["values"])
+    )
+
+
+class Idempotency:
+    """Rows by tenant and key; ``owner`` names this gateway among its replicas."""
+
+    def __init__(self, db: Database, owner: str) -> None:
+        self._db = db
+        self._owner = owner
+        self._running: dict[tuple[str, str], Ticket] = {}
+
+    async def begin(
+        self, call: Call, key: bytes, scope: MutableMapping[str, Any], receive: Receive
+    ) -> tuple[Ticket, Receive]:
+        """Read the body, claim the key, and return a ticket and a way to read the body again.
+
+        Raises:
+            BadRequest: the key is empty, too long or not printable ASCII.
+            Conflict: the key was used for another request, or its twin is still running.
+        """
+        if not 1 <= len(key) <= 255 or not all(33 <= b <= 126 for b in key):
+            raise BadRequest(
+                "Idempotency-Key must be 1 to 255 printable ASCII characters without spaces.",
+                param="Idempotency-Key",
+            )
+        spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115
+        try:
+            fingerprint = await _spool_body(spool, scope, receive)
+            ticket = Ticket(call.tenant_id, key.decode(), self._owner, spool)
+            await self._claim(ticket, fingerprint)
+        except BaseException:
+            spool.close()
+            raise
+        return ticket, _reader(spool, receive)
+
+    async def _claim(self, ticket: Ticket, fingerprint: str) -> None:
+        name = (ticket.tenant_id, ticket.key)
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            if await self._insert(ticket, fingerprint):
+                self._running[name] = ticket
+                return
+            row = await self._load(*name)
+            if row is None:
+                continue  # the twin failed and gave the key back
+            if row["fingerprint"] != fingerprint:
+                raise Conflict(
+                    "This Idempotency-Key was used for another request. Use a new key for a "
+                    "new request.",
+                    code="idempotency_key_reused",
+                    param="Idempotency-Key",
+                )
+            if row["done"]:
+                headers = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in row["headers"]]
+                ticket.replay = (row["status"], headers, row["body"])
+                ticket.spool.close()
+                return
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise Conflict(
+                    "A request with this Idempotency-Key is still running. Wait for it, then "
+                    "send yours again.",
+                    code="idempotency_in_progress",
+                    param="Idempotency-Key",
+                    headers={"retry-after": "5"},
+                )
+            await self._wait_for_twin(name, left)
+
+    async def _wait_for_twin(self, name: tuple[str, str], left: float) -> None:
+        twin = self._running.get(name)
+        if twin is None:  # it runs in another gateway: only the database tells
+            await asyncio.sleep(min(0.25, left))
+            return
+        try:
+            await asyncio.wait_for(twin.done.wait(), left)
+        except TimeoutError:
+            return
+
+    async def _insert(self, ticket: Ticket, fingerprint: str) -> bool:
+        now = time.time()
+        dialect = sqlite if self._db.is_sqlite else postgresql
+        async with self._db.write() as connection:
+            await connection.execute(
+                delete(idempotency).where(
+                    idempotency.c.tenant_id == ticket.tenant_id,
+                    idempotency.c.key == ticket.key,
+                    idempotency.c.expires_at < now,
+                )
+            )
+            done = await connection.execute(
+                dialect.insert(idempotency)
+                .values(
+                    tenant_id=ticket.tenant_id,
+                    key=ticket.key,
+                    fingerprint=fingerprint,
+                    owner=ticket.owner,
+                    done=False,
+                    created_at=now,
+                    expires_at=now + KEPT_S,
+                )
+                .on_conflict_do_nothing()
+            )
+            return bool(done.rowcount)
+
+    async def _load(self, tenant_id: str, key: str) -> Any:
+        async with self._db.read() as connection:
+            rows = await connection.execute(
+                select(idempotency).where(
+                    idempotency.c.tenant_id == tenant_id, idempotency.c.key == key
+                )
+            )
+            return rows.mappings().one_or_none()
+
+    async def release(self, ticket: Ticket) -> None:
+        """End a served request: give the key back unless its reply was stored."""
+        async with self._db.write() as connection:
+            await connection.execute(
+                delete(idempotency).where(
+                    idempotency.c.tenant_id == ticket.tenant_id,
+                    idempotency.c.key == ticket.key,
+                    idempotency.c.owner == ticket.owner,
+                    idempotency.c.done.is_(False),
+                )
+            )
+        self._running.pop((ticket.tenant_id, ticket.key), None)
+        ticket.done.set()
+        ticket.spool.close()
+
+    async def recover(self) -> None:
+        """Forget what this gateway was serving when it was killed, and what has expired."""
+        async with self._db.write() as connection:
+            await connection.execute(
+                delete(idempotency).where(
+                    or_(
+                        (idempotency.c.owner == self._owner) & idempotency.c.done.is_(False),
+                        idempotency.c.expires_at < time.time(),
+                    )
+                )
+            )
+
+
+async def _spool_body(
+    spool: IO[bytes], scope: MutableMapping[str, Any], receive: Receive
+) -> str:
+    digest = hashlib.sha256(f"{scope['method']} {scope['path']}?".encode())
+    digest.update(scope.get("query_string", b"") + b"\n")
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            break
+        chunk = message.get("body", b"")
+        digest.update(chunk)
+        spool.write(chunk)
+        if not message.get("more_body", False):
+            break
+    spool.seek(0)
+    return digest.hexdigest()
+
+
+def _reader(spool: IO[bytes], receive: Receive) -> Receive:
+    ended = False
+
+    async def read() -> Message:
+        nonlocal ended
+        if ended:
+            return await receive()
+        chunk = spool.read(CHUNK_BYTES)
+        ended = len(chunk) < CHUNK_BYTES
+        return {"type": "http.request", "body": chunk, "more_body": not ended}
+
+    return read

@@ -1,0 +1,560 @@
+"""Vector stores: create, fill, search, empty, delete."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import delete, func, insert, select, update
+
+from app.errors import BadRequest, Conflict, NotFound, Unavailable
+from app.gateway.call import Call
+from app.ids import new_id
+from app.pools import Pool
+from app.retrieval.embedding import OnnxEmbedder
+from app.retrieval.filters import compile_filter
+from app.retrieval.index import Found, StoreIndex
+from app.retrieval.types import AttributeValue, Hit, Passage
+from app.store.db import Database
+from app.store.models import (
+    file_batches,
+    files,
+    passages,
+    segments,
+    vector_store_files,
+    vector_stores,
+)
+from app.store.paging import Page, page_of
+
+OPEN_STORES = 64
+ACTIVE_EVERY_S = 60.0
+STATUSES = ("in_progress", "completed", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class VectorStore:
+    id: str
+    tenant_id: str
+    name: str | None
+    description: str | None
+    metadata: dict[str, str]
+    embedding_model: str
+    dim: int
+    chunking: dict[str, Any]
+    version: int
+    created_at: float
+    last_active_at: float
+    expires_after_days: int | None
+    deleted_at: float | None
+
+    @property
+    def expires_at(self) -> float | None:
+        if self.expires_after_days is None:
+            return None
+        return self.last_active_at + self.expires_after_days * 86_400
+
+    @property
+    def expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at < time.time()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFile:
+    """A file attached to a vector store."""
+
+    vector_store_id: str
+    file_id: str
+    status: str
+    attributes: dict[str, AttributeValue]
+    chunking: dict[str, Any]
+    last_error: dict[str, str] | None
+    usage_bytes: int
+    batch_id: str | None
+    job_id: str | None
+    created_at: float
+
+
+class VectorStores:
+    """The service of one gateway; stores are opened when first searched."""
+
+    def __init__(
+        self,
+        db: Database,
+        embedder: OnnxEmbedder | None,
+        query_pool: Pool,
+        work_pool: Pool,
+        folder: Path,
+        vectors_url: str | None = None,
+    ) -> None:
+        self._db, self._embedder = db, embedder
+        self._query_pool, self._work_pool = query_pool, work_pool
+        self._folder = folder
+        self._vectors_url = vectors_url
+        self._open: OrderedDict[str, StoreIndex] = OrderedDict()
+        self._opening: dict[str, asyncio.Lock] = {}
+
+    @property
+    def embedder(self) -> OnnxEmbedder:
+        """Raises Unavailable when this gateway runs without retrieval."""
+        if self._embedder is None:
+            raise Unavailable(
+                "This gateway runs without retrieval (OSTIARY_EMBEDDED_RETRIEVAL=false).",
+                code="retrieval_disabled",
+            )
+        return self._embedder
+
+    async def embed_query(self, text: str) -> Any:
+        """Embed one query: float32 array of shape (dim,), unit norm."""
+        return await self._query_pool.run(self.embedder.encode_query, text)
+
+    async def embed_passages(self, texts: list[str]) -> Any:
+        """Embed passages in the background pool: float32 array of shape (n, dim)."""
+        return await self._work_pool.run(self.embedder.encode_passages, texts)
+
+    # -- stores -----------------------------------------------------------------------
+
+    async def create(
+        self,
+        call: Call,
+        *,
+        name: str | None,
+        description: str | None,
+        metadata: dict[str, str],
+        chunking: dict[str, Any],
+        expires_after_days: int | None,
+    ) -> VectorStore:
+        """Make an empty store."""
+        now = time.time()
+        store = VectorStore(
+            new_id("vs_"),
+            call.tenant_id,
+            name,
+            description,
+            metadata,
+            self.embedder.name,
+            self.embedder.dim,
+            chunking,
+            0,
+            now,
+            now,
+            expires_after_days,
+            None,
+        )
+        async with self._db.write() as connection:
+            await connection.execute(
+                insert(vector_stores).values(
+                    {c.name: getattr(store, c.name) for c in vector_stores.columns}
+                )
+            )
+        return store
+
+    async def get(self, tenant_id: str, store_id: str) -> VectorStore:
+        """Raises NotFound for an unknown or deleted id, or another tenant's."""
+        query = select(vector_stores).where(
+            vector_stores.c.id == store_id,
+            vector_stores.c.tenant_id == tenant_id,
+            vector_stores.c.deleted_at.is_(None),
+        )
+        async with self._db.read() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        if row is None:
+            raise NotFound("vector store", store_id)
+        return VectorStore(**row)
+
+    async def page(self, tenant_id: str, **paging: Any) -> Page[VectorStore]:
+        """One page of the tenant's stores."""
+        query = select(vector_stores).where(
+            vector_stores.c.tenant_id == tenant_id, vector_stores.c.deleted_at.is_(None)
+        )
+        found = await page_of(self._db, query, vector_stores.c.id, **paging)
+        return Page([VectorStore(**r) for r in found.rows], found.has_more)
+
+    async def change(self, tenant_id: str, store_id: str, values: dict[str, Any]) -> VectorStore:
+        """Set some of name, metadata, expires_after_days."""
+        await self.get(tenant_id, store_id)
+        async with self._db.write() as connection:
+            await connection.execute(
+                update(vector_stores)
+                .where(vector_stores.c.id == store_id)
+                .values(**values, last_active_at=time.time())
+            )
+        return await self.get(tenant_id, store_id)
+
+    async def delete(self, tenant_id: str, store_id: str) -> None:
+        """Delete a store with its passages, vectors and words; the files stay."""
+        await self.get(tenant_id, store_id)
+        async with self._db.write() as connection:
+            await connection.execute(
+                update(vector_stores)
+                .where(vector_stores.c.id == store_id)
+                .values(deleted_at=time.time(), version=vector_stores.c.version + 1)
+            )
+            for table in (passages, segments, vector_store_files):
+                await connection.execute(delete(table).where(table.c.vector_store_id == store_id))
+        index = await self._index(store_id)
+        self._open.pop(store_id, None)
+        await index.destroy()
+
+    async def counts(self, store_ids: Sequence[str]) -> dict[str, dict[str, int]]:
+        """File counts by status and the bytes used, by store."""
+        table = vector_store_files.c
+        query = (
+            select(table.vector_store_id, table.status, func.count(), func.sum(table.usage_bytes))
+            .where(table.vector_store_id.in_(store_ids))
+            .group_by(table.vector_store_id, table.status)
+        )
+        out = {i: {**dict.fromkeys(STATUSES, 0), "total": 0, "bytes": 0} for i in store_ids}
+        async with self._db.read() as connection:
+            for store_id, status, count, size in await connection.execute(query):
+                out[store_id][status] += count
+                out[store_id]["total"] += count
+                out[store_id]["bytes"] += int(size or 0)
+        return out
+
+    # -- files of a store ---------------------------------------------------------------
+
+    async def attach(
+        self,
+        call: Call,
+        store_id: str,
+        file_ids: Sequence[str],
+        attributes: dict[str, AttributeValue],
+        chunking: dict[str, Any],
+        batch: bool = False,
+    ) -> tuple[str | None, list[str]]:
+        """Attach files as ``in_progress``; returns the batch id and the newly attached ids.
+
+        Raises:
+            NotFound: the store or a file does not exist.
+            Conflict: the store has expired.
+        """
+        store = await self.get(call.tenant_id, store_id)
+        if store.expired:
+            raise Conflict("This vector store has expired. Create a new one.", code="expired")
+        wanted = list(dict.fromkeys(file_ids))
+        now = time.time()
+        async with self._db.write() as connection:
+            known = set(
+                await connection.scalars(
+                    select(files.c.id).where(
+                        files.c.tenant_id == call.tenant_id,
+                        files.c.id.in_(wanted),
+                        files.c.deleted_at.is_(None),
+                    )
+                )
+            )
+            for file_id in wanted:
+                if file_id not in known:
+                    raise NotFound("file", file_id, param="file_ids" if batch else "file_id")
+            batch_id = new_id("vsfb_") if batch else None
+            if batch_id is not None:
+                await connection.execute(
+                    insert(file_batches).values(
+                        id=batch_id,
+                        tenant_id=call.tenant_id,
+                        vector_store_id=store_id,
+                        created_at=now,
+                    )
+                )
+            there = set(
+                await connection.scalars(
+                    select(vector_store_files.c.file_id).where(
+                        vector_store_files.c.vector_store_id == store_id,
+                        vector_store_files.c.file_id.in_(wanted),
+                    )
+                )
+            )
+            fresh = [f for f in wanted if f not in there]
+            if fresh:
+                await connection.execute(
+                    insert(vector_store_files),
+                    [
+                        {
+                            "vector_store_id": store_id,
+                            "file_id": file_id,
+                            "status": "in_progress",
+                            "attributes": attributes,
+                            "chunking": chunking or store.chunking,
+                            "usage_bytes": 0,
+                            "batch_id": batch_id,
+                            "created_at": now,
+                        }
+                        for file_id in fresh
+                    ],
+                )
+        return batch_id, fresh
+
+    async def file(self, tenant_id: str, store_id: str, file_id: str) -> StoreFile:
+        """Raises NotFound when the file is not attached."""
+        await self.get(tenant_id, store_id)
+        query = select(vector_store_files).where(
+            vector_store_files.c.vector_store_id == store_id,
+            vector_store_files.c.file_id == file_id,
+        )
+        async with self._db.read() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        if row is None:
+            raise NotFound("file of this vector store", file_id)
+        return StoreFile(**row)
+
+    async def file_page(
+        self,
+        tenant_id: str,
+        store_id: str,
+        *,
+        status: str | None,
+        batch_id: str | None = None,
+        **paging: Any,
+    ) -> Page[StoreFile]:
+        """One page of a store's files, or of one batch's."""
+        await self.get(tenant_id, store_id)
+        query = select(vector_store_files).where(vector_store_files.c.vector_store_id == store_id)
+        if status is not None:
+            query = query.where(vector_store_files.c.status == status)
+        if batch_id is not None:
+            query = query.where(vector_store_files.c.batch_id == batch_id)
+        found = await page_of(self._db, query, vector_store_files.c.file_id, **paging)
+        return Page([StoreFile(**r) for r in found.rows], found.has_more)
+
+    async def set_attributes(
+        self, tenant_id: str, store_id: str, file_id: str, attributes: dict[str, AttributeValue]
+    ) -> StoreFile:
+        """Replace a file's attributes."""
+        await self.file(tenant_id, store_id, file_id)
+        await (await self._index(store_id)).set_attributes(file_id, attributes)
+        return await self.file(tenant_id, store_id, file_id)
+
+    async def detach(self, tenant_id: str, store_id: str, file_id: str) -> None:
+        """Remove a file's passages from a store; the file itself stays."""
+        await self.file(tenant_id, store_id, file_id)
+        await (await self._index(store_id)).remove_file(file_id)
+
+    async def detach_everywhere(self, tenant_id: str, file_id: str) -> None:
+        """Remove a file from every store of the tenant, before the file is deleted."""
+        query = (
+            select(vector_store_files.c.vector_store_id)
+            .join(vector_stores, vector_stores.c.id == vector_store_files.c.vector_store_id)
+            .where(
+                vector_store_files.c.file_id == file_id, vector_stores.c.tenant_id == tenant_id
+            )
+        )
+        async with self._db.read() as connection:
+            found = list(await connection.scalars(query))
+        for store_id in found:
+            await (await self._index(store_id)).remove_file(file_id)
+
+    async def fail(self, store_id: str, file_id: str, code: str, message: str) -> None:
+        """Note that a file could not be ingested."""
+        async with self._db.write() as connection:
+            await connection.execute(
+                update(vector_store_files)
+                .where(
+                    vector_store_files.c.vector_store_id == store_id,
+                    vector_store_files.c.file_id == file_id,
+                    vector_store_files.c.status == "in_progress",
+                )
+                .values(status="failed", last_error={"code": code, "message": message})
+            )
+
+    async def unfinished(self) -> list[tuple[str, str, str]]:
+        """(tenant, store, file) of attached files that no job has been recorded for."""
+        query = (
+            select(vector_stores.c.tenant_id, vector_stores.c.id, vector_store_files.c.file_id)
+            .join(vector_stores, vector_stores.c.id == vector_store_files.c.vector_store_id)
+            .where(
+                vector_store_files.c.status == "in_progress",
+                vector_store_files.c.job_id.is_(None),
+            )
+        )
+        async with self._db.read() as connection:
+            return [(r[0], r[1], r[2]) for r in await connection.execute(query)]
+
+    async def note_job(self, store_id: str, file_id: str, job_id: str) -> None:
+        """Remember which job ingests the file."""
+        async with self._db.write() as connection:
+            await connection.execute(
+                update(vector_store_files)
+                .where(
+                    vector_store_files.c.vector_store_id == store_id,
+                    vector_store_files.c.file_id == file_id,
+                )
+                .values(job_id=job_id)
+            )
+
+    # -- batches ------------------------------------------------------------------------
+
+    async def batch(self, tenant_id: str, store_id: str, batch_id: str) -> dict[str, Any]:
+        """A batch with its file counts; raises NotFound."""
+        query = select(file_batches).where(
+            file_batches.c.id == batch_id,
+            file_batches.c.tenant_id == tenant_id,
+            file_batches.c.vector_store_id == store_id,
+        )
+        counting = (
+            select(vector_store_files.c.status, func.count())
+            .where(vector_store_files.c.batch_id == batch_id)
+            .group_by(vector_store_files.c.status)
+        )
+        async with self._db.read() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+            if row is None:
+                raise NotFound("file batch", batch_id)
+            counts = dict.fromkeys(STATUSES, 0)
+            for status, count in await connection.execute(counting):
+                counts[status] = count
+        return {**row, "counts": {**counts, "total": sum(counts.values())}}
+
+    async def cancel_batch(self, tenant_id: str, store_id: str, batch_id: str) -> dict[str, Any]:
+        """Stop what of a batch is still waiting."""
+        await self.batch(tenant_id, store_id, batch_id)
+        async with self._db.write() as connection:
+            await connection.execute(
+                update(file_batches)
+                .where(file_batches.c.id == batch_id)
+                .values(cancelled_at=time.time())
+            )
+            await connection.execute(
+                update(vector_store_files)
+                .where(
+                    vector_store_files.c.batch_id == batch_id,
+                    vector_store_files.c.status == "in_progress",
+                )
+                .values(status="cancelled")
+            )
+        return await self.batch(tenant_id, store_id, batch_id)
+
+    # -- search -------------------------------------------------------------------------
+
+    async def index(self, store_id: str) -> StoreIndex:
+        """The opened index of a store whose existence the caller has checked."""
+        return await self._index(store_id)
+
+    async def _index(self, store_id: str, version: int | None = None) -> StoreIndex:
+        lock = self._opening.setdefault(store_id, asyncio.Lock())
+        async with lock:
+            index = self._open.get(store_id)
+            if index is None:
+                folder = self._folder / store_id
+                url = f"{self._vectors_url}/{store_id}" if self._vectors_url else str(folder / "vectors")
+                folder.mkdir(parents=True, exist_ok=True)
+                index = StoreIndex(
+                    self._db, self._work_pool, store_id, self.embedder.dim, folder, url
+                )
+                await index.load()
+                self._open[store_id] = index
+                await self._close_oldest()
+            elif version is not None and version > index.version:
+                await index.load()  # another gateway on this database has written
+            self._open.move_to_end(store_id)
+            return index
+
+    async def _close_oldest(self) -> None:
+        while len(self._open) > OPEN_STORES:
+            _, oldest = self._open.popitem(last=False)
+            await oldest.close()
+
+    async def hits(
+        self,
+        call: Call,
+        store_ids: Sequence[str],
+        query: str,
+        k: int,
+        filters: dict[str, Any] | None = None,
+    ) -> list[Hit]:
+        """Search stores of the caller's tenant; best first over all of them.
+
+        Raises:
+            NotFound: a store does not exist or is another tenant's.
+            Conflict: a store has expired.
+            BadRequest: the filter is malformed, or there is no query.
+        """
+        if not query.strip():
+            raise BadRequest("The query is empty. Send some words.", param="query")
+        accepts = compile_filter(filters) if filters else None
+        opened = []
+        for store_id in dict.fromkeys(store_ids):
+            store = await self.get(call.tenant_id, store_id)
+            if store.expired:
+                raise Conflict("This vector store has expired. Create a new one.", code="expired")
+            index = await self._index(store_id, store.version)
+            call.versions[f"index:{store_id}"] = str(index.version)
+            opened.append((store, index))
+        call.usage.embedding_tokens += self.embedder.count_tokens(query)
+        vector = await self.embed_query(query)
+        found: list[tuple[Found, StoreIndex]] = []
+        for store, index in opened:
+            wanted = None
+            if accepts is not None:
+                wanted = {f for f, a in index.attributes.items() if accepts(a)}
+            got = await self._query_pool.run(index.search, query, vector, k, wanted)
+            found += [(f, index) for f in got]
+            await self._touch(store)
+        found.sort(key=lambda pair: -pair[0].score)
+        hits = await self._passages(found[:k])
+        call.features["retrieval_score"] = hits[0].score if hits else 0.0
+        call.lineage["stores"] = list(dict.fromkeys(store_ids))
+        return hits
+
+    async def _touch(self, store: VectorStore) -> None:
+        if store.expires_after_days is None or time.time() - store.last_active_at < ACTIVE_EVERY_S:
+            return
+        async with self._db.write() as connection:
+            await connection.execute(
+                update(vector_stores)
+                .where(vector_stores.c.id == store.id)
+                .values(last_active_at=time.time())
+            )
+
+    async def _passages(self, found: list[tuple[Found, StoreIndex]]) -> list[Hit]:
+        """Read the texts; what SQL no longer has is not returned."""
+        query = select(passages).where(passages.c.number.in_([f.number for f, _ in found]))
+        async with self._db.read() as connection:
+            rows = {r["number"]: r for r in (await connection.execute(query)).mappings()}
+        hits = []
+        for item, index in found:
+            row = rows.get(item.number)
+            if row is None:
+                continue
+            passage = _passage(row, index)
+            hits.append(Hit(passage, item.score, item.dense, item.lexical))
+        return hits
+
+    async def document(
+        self, tenant_id: str, store_id: str, file_id: str
+    ) -> tuple[str, list[Passage]]:
+        """A file's name and all its passages in order."""
+        await self.file(tenant_id, store_id, file_id)
+        index = await self._index(store_id)
+        query = (
+            select(passages)
+            .where(passages.c.vector_store_id == store_id, passages.c.file_id == file_id)
+            .order_by(passages.c.ordinal)
+        )
+        async with self._db.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return index.filenames.get(file_id, file_id), [_passage(r, index) for r in rows]
+
+    async def close(self) -> None:
+        """Close every opened store."""
+        for index in self._open.values():
+            await index.close()
+        self._open.clear()
+
+
+def _passage(row: Any, index: StoreIndex) -> Passage:
+    file_id = row["file_id"]
+    return Passage(
+        row["id"],
+        file_id,
+        index.filenames.get(file_id, file_id),
+        row["ordinal"],
+        row["text"],
+        row["page"],
+        row["section"],
+        index.attributes.get(file_id, {}),
+    )

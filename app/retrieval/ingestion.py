@@ -1,0 +1,187 @@
+"""The durable job that turns an uploaded file into searchable passages."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from app.errors import NotFound, OstiaryError
+from app.gateway.call import Call, Principal
+from app.pools import Pool
+from app.retrieval.chunking import chunk
+from app.retrieval.collections import VectorStores
+from app.retrieval.files import FileService
+from app.retrieval.index import NewPassage
+from app.retrieval.parsing import DocumentError, parse
+from app.store.jobs import Job, Jobs
+
+log = logging.getLogger("ostiary.ingestion")
+KIND = "ingest_file"
+BATCH = 16  # passages embedded at a time, so that a query never waits long behind them
+
+Govern = Callable[[str, str, Principal], AbstractAsyncContextManager[Call]]
+
+
+class Ingestion:
+    """Two steps: read and cut the document; embed it and make it searchable."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        files: FileService,
+        stores: VectorStores,
+        pool: Pool,
+        scratch: Path,
+    ) -> None:
+        self._jobs, self._files, self._stores, self._pool = jobs, files, stores, pool
+        self._scratch = scratch
+        self.govern: Govern | None = None  # set once by the wiring, before any job runs
+        jobs.register(KIND, [("prepare", self._prepare), ("index", self._index)])
+
+    async def begin(self, call: Call, store_id: str, file_ids: list[str]) -> None:
+        """Start one job a file; a broken file fails alone."""
+        for file_id in file_ids:
+            await self._submit(call.tenant_id, call.principal.subject, store_id, file_id)
+
+    async def _submit(self, tenant_id: str, subject: str, store_id: str, file_id: str) -> None:
+        args = {"store_id": store_id, "file_id": file_id, "subject": subject}
+        job_id = await self._jobs.submit(tenant_id, KIND, args)
+        await self._stores.note_job(store_id, file_id, job_id)
+
+    async def resume(self) -> None:
+        """Start jobs for files that were attached but not handed over before a crash."""
+        for tenant_id, store_id, file_id in await self._stores.unfinished():
+            await self._submit(tenant_id, "system:resume", store_id, file_id)
+
+    def _governed(self, job: Job, step: str) -> AbstractAsyncContextManager[Call]:
+        assert self.govern is not None
+        principal = Principal(job.tenant_id, job.args["subject"], None, frozenset())
+        return self.govern("job", f"job:{KIND}/{step}", principal)
+
+    async def _prepare(self, job: Job) -> None:
+        store_id, file_id = job.args["store_id"], job.args["file_id"]
+        async with self._governed(job, "prepare") as call:
+            call.lineage.update(job=job.id, file=file_id)
+            try:
+                entry = await self._stores.file(job.tenant_id, store_id, file_id)
+                file = await self._files.get(job.tenant_id, file_id)
+            except NotFound:
+                return  # detached or deleted meanwhile
+            if entry.status != "in_progress":
+                return
+            limits = entry.chunking
+            try:
+                chunks = await self._pool.run(
+                    self._cut,
+                    file.blob,
+                    file.filename,
+                    int(limits.get("max_tokens", 256)),
+                    int(limits.get("overlap_tokens", 32)),
+                )
+            except DocumentError as error:
+                code = "unsupported_file" if error.code == "unsupported_file" else "invalid_file"
+                await self._stores.fail(store_id, file_id, code, error.message)
+                call.error_code = error.code
+                return
+            except OstiaryError as error:
+                await self._stores.fail(store_id, file_id, "invalid_file", error.message)
+                call.error_code = error.code
+                return
+            except Exception:
+                log.exception("file %s could not be read", file_id)
+                await self._stores.fail(
+                    store_id,
+                    file_id,
+                    "server_error",
+                    "The file could not be read. Check that it opens elsewhere, or convert it "
+                    "to PDF, Markdown or text.",
+                )
+                call.error_code = "server_error"
+                return
+            body = io.BytesIO(orjson.dumps(chunks))
+            await asyncio.to_thread(self._files.blobs.put, _work_key(job), body)
+
+    def _cut(
+        self, blob: str, filename: str, max_tokens: int, overlap_tokens: int
+    ) -> list[dict[str, Any]]:
+        with self._files.blobs.local_copy(blob, self._scratch) as path:
+            blocks = parse(path, filename)
+        embedder = self._stores.embedder
+        # the embedder reads no more than its own length of a passage
+        most = min(max_tokens, embedder.max_tokens)
+        chunks = chunk(blocks, most, min(overlap_tokens, most // 2), embedder.count_tokens)
+        return [
+            {"text": c.text, "page": c.page, "section": c.section, "ordinal": c.ordinal}
+            for c in chunks
+        ]
+
+    async def _index(self, job: Job) -> None:
+        store_id, file_id = job.args["store_id"], job.args["file_id"]
+        async with self._governed(job, "index") as call:
+            call.lineage.update(job=job.id, file=file_id)
+            try:
+                entry = await self._stores.file(job.tenant_id, store_id, file_id)
+            except NotFound:
+                entry = None
+            if entry is None or entry.status != "in_progress":
+                await asyncio.to_thread(self._files.blobs.delete, _work_key(job))
+                return
+            chunks = orjson.loads(await asyncio.to_thread(self._read_work, job))
+            embedder = self._stores.embedder
+            new = [
+                _new_passage(store_id, file_id, c, embedder.count_tokens(c["text"]))
+                for c in chunks
+            ]
+            texts = [_embedded_text(p) for p in new]
+            parts = [
+                await self._stores.embed_passages(texts[i : i + BATCH])
+                for i in range(0, len(texts), BATCH)
+            ]
+            vectors = (
+                np.concatenate(parts) if parts else np.empty((0, embedder.dim), np.float32)
+            )
+            call.model = embedder.name
+            call.usage.embedding_tokens += sum(p.tokens for p in new)
+            index = await self._stores.index(store_id)
+            size = sum(len(p.text.encode()) for p in new)
+            await index.add(file_id, new, vectors, size)
+            call.versions[f"index:{store_id}"] = str(index.version)
+            await asyncio.to_thread(self._files.blobs.delete, _work_key(job))
+
+    def _read_work(self, job: Job) -> bytes:
+        with self._files.blobs.open(_work_key(job)) as stream:
+            return stream.read()
+
+
+def _work_key(job: Job) -> str:
+    return f"work-{job.id}"
+
+
+def _embedded_text(passage: NewPassage) -> str:
+    """The passage with its heading path, which often holds the words a question uses."""
+    return f"{passage.section}\n{passage.text}" if passage.section else passage.text
+
+
+def _new_passage(
+    store_id: str, file_id: str, piece: dict[str, Any], tokens: int
+) -> NewPassage:
+    """The same file gives the same ids again, so that a repeated step changes nothing."""
+    digest = hashlib.sha256(f"{store_id}/{file_id}/{piece['ordinal']}".encode()).digest()
+    return NewPassage(
+        int.from_bytes(digest[:8], "big") >> 1,
+        f"psg_{digest.hex()[:40]}",
+        piece["ordinal"],
+        piece["text"],
+        piece["page"],
+        piece["section"],
+        tokens,
+    )

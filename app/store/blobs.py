@@ -1,0 +1,84 @@
+"""Files by key, on any file system that fsspec reaches."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What was written: its size in bytes and SHA-256, hex."""
+
+    bytes: int
+    sha256: str
+
+
+class Blobs:
+    """Content under opaque keys; names that users give never become paths. Blocking."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self._fs, self._root = fsspec.core.url_to_fs(url)
+        self._local = self._fs.protocol == "file" or "file" in self._fs.protocol
+        self._fs.makedirs(self._root, exist_ok=True)
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"
+
+    def put(self, key: str, source: IO[bytes]) -> Stored:
+        """Write all of ``source``: temporary name, sync, rename; durable on return."""
+        digest, size = hashlib.sha256(), 0
+        path, partial = self._path(key), self._path(f"{key}.partial")
+        with self._fs.open(partial, "wb") as out:
+            while chunk := source.read(CHUNK_BYTES):
+                digest.update(chunk)
+                size += len(chunk)
+                out.write(chunk)
+            if self._local:
+                out.flush()
+                os.fsync(out.fileno())
+        self._fs.mv(partial, path)
+        if self._local:
+            _sync_folder(Path(path).parent)
+        return Stored(size, digest.hexdigest())
+
+    def open(self, key: str) -> IO[bytes]:
+        """Open for reading; raises FileNotFoundError."""
+        stream: IO[bytes] = self._fs.open(self._path(key), "rb")
+        return stream
+
+    @contextlib.contextmanager
+    def local_copy(self, key: str, folder: Path) -> Iterator[Path]:
+        """A path to the content: the file itself when it is local, else a copy."""
+        if self._local:
+            yield Path(self._path(key))
+            return
+        copy = folder / key
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        self._fs.get(self._path(key), str(copy))
+        try:
+            yield copy
+        finally:
+            copy.unlink(missing_ok=True)
+
+    def delete(self, key: str) -> None:
+        """Remove; a missing key is fine."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm(self._path(key))
+
+
+def _sync_folder(folder: Path) -> None:
+    handle: Any = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
