@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -22,7 +23,8 @@ KEPT_S = 24 * 3600
 WAIT_S = 10.0
 SPOOL_BYTES = 4 * 2**20
 CHUNK_BYTES = 256 * 1024
-NOT_KEPT = frozenset({401, 402, 403, 409, 413, 429, 499})
+NOT_KEPT = frozenset({401, 402, 403, 409, 429, 499})
+BOUNDARY = re.compile(rb'^multipart/[^;]+;.*boundary="?([^";,]{1,70})"?', re.I)
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -37,6 +39,7 @@ class Ticket:
     key: str
     owner: str
     spool: IO[bytes]
+    claimed_at: float = 0.0  # Unix seconds; tells this claim from a later one of the same owner
     replay: Reply | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -92,18 +95,19 @@ class Idempotency:
             BadRequest: the key is empty, too long or not printable ASCII.
             Conflict: the key was used for another request, or its twin is still running.
         """
-        if not 1 <= len(key) <= 255 or not all(33 <= b <= 126 for b in key):
+        if not 1 <= len(key) <= 255 or not all(32 <= b <= 126 for b in key):
             raise BadRequest(
-                "Idempotency-Key must be 1 to 255 printable ASCII characters without spaces.",
+                "Idempotency-Key must be 1 to 255 printable ASCII characters.",
                 param="Idempotency-Key",
             )
         spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115
+        ticket = Ticket(call.tenant_id, key.decode(), self._owner, spool)
         try:
             fingerprint = await _spool_body(spool, scope, receive)
-            ticket = Ticket(call.tenant_id, key.decode(), self._owner, spool)
             await self._claim(ticket, fingerprint)
         except BaseException:
-            spool.close()
+            # cancelled after the insert, the key would stay claimed until a restart
+            await asyncio.shield(self.release(ticket))
             raise
         return ticket, _reader(spool, receive)
 
@@ -114,6 +118,7 @@ class Idempotency:
             if await self._insert(ticket, fingerprint):
                 self._running[name] = ticket
                 return
+            ticket.claimed_at = 0.0
             row = await self._load(*name)
             if row is None:
                 continue  # the twin failed and gave the key back
@@ -151,7 +156,7 @@ class Idempotency:
             return
 
     async def _insert(self, ticket: Ticket, fingerprint: str) -> bool:
-        now = time.time()
+        now = ticket.claimed_at = time.time()
         dialect = sqlite if self._db.is_sqlite else postgresql
         async with self._db.write() as connection:
             await connection.execute(
@@ -186,19 +191,25 @@ class Idempotency:
             return rows.mappings().one_or_none()
 
     async def release(self, ticket: Ticket) -> None:
-        """End a served request: give the key back unless its reply was stored."""
-        async with self._db.write() as connection:
-            await connection.execute(
-                delete(idempotency).where(
-                    idempotency.c.tenant_id == ticket.tenant_id,
-                    idempotency.c.key == ticket.key,
-                    idempotency.c.owner == ticket.owner,
-                    idempotency.c.done.is_(False),
-                )
-            )
-        self._running.pop((ticket.tenant_id, ticket.key), None)
-        ticket.done.set()
-        ticket.spool.close()
+        """End a request: give the key back unless its reply was stored, and wake its twins."""
+        name = (ticket.tenant_id, ticket.key)
+        try:
+            if ticket.claimed_at:
+                async with self._db.write() as connection:
+                    await connection.execute(
+                        delete(idempotency).where(
+                            idempotency.c.tenant_id == ticket.tenant_id,
+                            idempotency.c.key == ticket.key,
+                            idempotency.c.owner == ticket.owner,
+                            idempotency.c.created_at == ticket.claimed_at,
+                            idempotency.c.done.is_(False),
+                        )
+                    )
+        finally:
+            if self._running.get(name) is ticket:
+                del self._running[name]
+            ticket.done.set()
+            ticket.spool.close()
 
     async def recover(self) -> None:
         """Forget what this gateway was serving when it was killed, and what has expired."""
@@ -213,25 +224,54 @@ class Idempotency:
             )
 
 
-async def _spool_body(
-    spool: IO[bytes], scope: MutableMapping[str, Any], receive: Receive
-) -> str:
+async def _spool_body(spool: IO[bytes], scope: MutableMapping[str, Any], receive: Receive) -> str:
+    """Read the body into ``spool``; return the fingerprint of the request.
+
+    Raises:
+        BadRequest: the client went away before the end of its body.
+    """
     digest = hashlib.sha256(f"{scope['method']} {scope['path']}?".encode())
     digest.update(scope.get("query_string", b"") + b"\n")
-    while True:
+    mark = _boundary(scope)
+    carry, size, more = b"", 0, True
+    while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            break
+            raise BadRequest(
+                "The connection was closed before the end of the body. Send it again.",
+                code="client_closed",
+            )
+        more = message.get("more_body", False)
         chunk = message.get("body", b"")
-        digest.update(chunk)
-        spool.write(chunk)
-        if not message.get("more_body", False):
-            break
+        size += len(chunk)
+        if size <= SPOOL_BYTES:
+            spool.write(chunk)
+        else:  # on disk from here on
+            await asyncio.to_thread(spool.write, chunk)
+        if mark:
+            *whole, last = (carry + chunk).split(mark)
+            for part in whole:
+                digest.update(part)
+            keep = min(len(mark) - 1, len(last)) if more else 0  # may begin the next mark
+            carry = last[len(last) - keep :]
+            digest.update(last[: len(last) - keep])
+        else:
+            digest.update(chunk)
     spool.seek(0)
     return digest.hexdigest()
 
 
+def _boundary(scope: MutableMapping[str, Any]) -> bytes:
+    """The boundary of a multipart body, which clients draw anew for each try, or b''."""
+    for name, value in scope.get("headers", ()):
+        if name == b"content-type":
+            match = BOUNDARY.match(value)
+            return match[1].strip() if match else b""
+    return b""
+
+
 def _reader(spool: IO[bytes], receive: Receive) -> Receive:
+    """Give the body from ``spool``, then whatever the server says (a disconnect)."""
     ended = False
 
     async def read() -> Message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,19 @@ import jwt
 
 from app.errors import Unauthenticated, Unavailable
 
+log = logging.getLogger("ostiary.gateway")
 # Asymmetric only: with HS256 in the list the public key could be used as a shared secret.
-ALGORITHMS = ["RS256", "RS384", "RS512", "ES256", "ES384", "EdDSA"]
-REFETCH_S = 30.0
+ALGORITHMS = ["RS256", "ES256", "EdDSA"]
+LEEWAY_S = 30.0  # clocks of the issuer and ours differ
 KEEP_S = 600.0
+REFETCH_S = 30.0
+MAX_JWKS_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
+    """What a verified token says; ``expires_at`` in Unix seconds, leeway included."""
+
     subject: str
     tenant: str
     scopes: frozenset[str]
@@ -28,20 +34,29 @@ class Claims:
 
 
 class OidcVerifier:
-    """Checks signature, issuer, audience and times; keys are fetched and kept.
+    """Checks signature, issuer, audience and times; the issuer's keys are fetched and kept.
 
-    A token with an unknown key id makes the set be fetched again, at most every
-    ``REFETCH_S`` seconds, so that the issuer may rotate its keys.
+    The set is fetched again after ``KEEP_S`` and when a token names an unknown key, so that
+    the issuer may rotate its keys; but at most every ``refetch_s`` seconds, so that forged
+    tokens cannot make us flood the issuer, nor can its failure slow every call down.
     """
 
     def __init__(
-        self, issuer: str, audience: str, jwks_url: str, tenant_claim: str, scope_claim: str
+        self,
+        issuer: str,
+        audience: str,
+        jwks_url: str,
+        tenant_claim: str,
+        scope_claim: str,
+        *,
+        refetch_s: float = REFETCH_S,
     ) -> None:
         self._issuer, self._audience = issuer, audience
         self._jwks_url = jwks_url
         self._tenant_claim, self._scope_claim = tenant_claim, scope_claim
+        self._refetch_s = refetch_s
         self._keys: dict[str, jwt.PyJWK] = {}
-        self._fetched = -KEEP_S
+        self._tried_at = self._fetched_at = float("-inf")
         self._lock = asyncio.Lock()
 
     async def verify(self, token: str) -> Claims:
@@ -50,17 +65,21 @@ class OidcVerifier:
         Raises:
             Unauthenticated: the token is malformed, not signed by the issuer, not for us,
                 expired or not valid yet.
-            Unavailable: the key set cannot be fetched.
+            Unavailable: the key set was never fetched.
         """
         try:
-            key = await self._key(str(jwt.get_unverified_header(token).get("kid", "")))
+            header = jwt.get_unverified_header(token)
+            if header.get("alg") not in ALGORITHMS:
+                raise jwt.InvalidAlgorithmError("not in the list")
+            key = await self._key(header.get("kid"))
+            # PyJWT also refuses a token whose algorithm is not the one of the key.
             claims: dict[str, Any] = jwt.decode(
                 token,
                 key,
                 algorithms=ALGORITHMS,
                 audience=self._audience,
                 issuer=self._issuer,
-                leeway=30,
+                leeway=LEEWAY_S,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
         except jwt.ExpiredSignatureError:
@@ -68,50 +87,77 @@ class OidcVerifier:
                 "This token has expired. Get a new one from your identity provider.",
                 code="expired_token",
             ) from None
-        except jwt.PyJWTError:
+        except (jwt.PyJWTError, UnicodeError):
             raise Unauthenticated(
                 "This token was not accepted: its signature, issuer, audience or times are not "
-                "what this gateway expects.",
+                "what this gateway expects. Get a new one from your identity provider.",
                 code="invalid_token",
             ) from None
-        scopes = claims.get(self._scope_claim, "")
         return Claims(
             str(claims["sub"]),
             str(claims.get(self._tenant_claim, "")),
-            frozenset(scopes.split() if isinstance(scopes, str) else map(str, scopes)),
-            float(claims["exp"]),
+            _scopes(claims.get(self._scope_claim)),
+            float(claims["exp"]) + LEEWAY_S,
         )
 
-    async def _key(self, kid: str) -> jwt.PyJWK:
-        age = time.monotonic() - self._fetched
-        if age > KEEP_S or (kid not in self._keys and age > REFETCH_S):
+    async def _key(self, kid: str | None) -> jwt.PyJWK:
+        """Return the key that a token names; a set of one key needs no name."""
+        if self._wants_fetch(kid):
             async with self._lock:
-                if time.monotonic() - self._fetched >= min(age, REFETCH_S):
+                if self._wants_fetch(kid):  # another call may have fetched meanwhile
                     await self._fetch()
-        if kid not in self._keys:
+        if not self._keys:
+            raise Unavailable(
+                "The identity provider's keys cannot be fetched. Try again in a minute.",
+                code="identity_unavailable",
+                headers={"retry-after": str(max(1, round(self._refetch_s)))},
+            )
+        if kid is None and len(self._keys) == 1:
+            return next(iter(self._keys.values()))
+        if kid is None or kid not in self._keys:
             raise jwt.InvalidKeyError("unknown key id")
         return self._keys[kid]
 
+    def _wants_fetch(self, kid: str | None) -> bool:
+        now = time.monotonic()
+        if now - self._tried_at < self._refetch_s:
+            return False
+        return now - self._fetched_at > KEEP_S or (kid is not None and kid not in self._keys)
+
     async def _fetch(self) -> None:
+        self._tried_at = time.monotonic()
         try:
-            if self._jwks_url.startswith(("http://", "https://")):
-                timeout = aiohttp.ClientTimeout(total=10)
-                async with (
-                    aiohttp.ClientSession(timeout=timeout) as session,
-                    session.get(self._jwks_url) as reply,
-                ):
-                    reply.raise_for_status()
-                    text = await reply.text()
-            else:
-                text = await asyncio.to_thread(Path(self._jwks_url).read_text)
-            keys = jwt.PyJWKSet.from_json(text).keys
+            keys = jwt.PyJWKSet.from_json(await self._read()).keys
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, jwt.PyJWTError) as error:
-            if self._keys:  # the last good set still verifies what it knows
-                self._fetched = time.monotonic() - KEEP_S + REFETCH_S
-                return
-            raise Unavailable(
-                "The identity provider's keys cannot be fetched. Try again shortly.",
-                code="identity_unavailable",
-            ) from error
-        self._keys = {str(k.key_id): k for k in keys}
-        self._fetched = time.monotonic()
+            # the last good set still verifies what it knows
+            log.warning("JWKS fetch failed: %s", type(error).__name__)
+            return
+        self._keys = {
+            key.key_id or f"#{n}": key
+            for n, key in enumerate(keys)
+            if key.algorithm_name in ALGORITHMS and key.public_key_use in (None, "sig")
+        }
+        self._fetched_at = self._tried_at
+
+    async def _read(self) -> str:
+        if not self._jwks_url.startswith(("http://", "https://")):
+            path = self._jwks_url.removeprefix("file://")
+            return await asyncio.to_thread(Path(path).read_text)
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
+            session.get(self._jwks_url) as reply,
+        ):
+            reply.raise_for_status()
+            body = bytearray()
+            async for chunk in reply.content.iter_chunked(65_536):
+                body += chunk
+                if len(body) > MAX_JWKS_BYTES:
+                    raise ValueError("the key set is too large")
+            return body.decode()
+
+
+def _scopes(claim: object) -> frozenset[str]:
+    """Scopes as OAuth writes them, separated by spaces, or as a list."""
+    if isinstance(claim, str):
+        return frozenset(claim.split())
+    return frozenset(map(str, claim)) if isinstance(claim, list) else frozenset()

@@ -1,0 +1,1 @@
+"""Guardrails: what may enter a call and what may leave it."""

@@ -1,0 +1,28 @@
+"""The entity types that Ostiary finds, and how."""
+
+from __future__ import annotations
+
+PATTERN_ENTITIES = frozenset(
+    {
+        "EMAIL_ADDRESS",
+        "PHONE_NUMBER",
+        "CREDIT_CARD",
+        "IBAN_CODE",
+        "US_SSN",
+        "IP_ADDRESS",
+        "CRYPTO",
+    }
+)
+# spaCy's label -> Presidio's entity type
+NER_LABELS = {
+    "PERSON": "PERSON",
+    "GPE": "LOCATION",
+    "LOC": "LOCATION",
+    "FAC": "LOCATION",
+    "ORG": "ORGANIZATION",
+    "NORP": "NRP",
+    "DATE": "DATE_TIME",
+    "TIME": "DATE_TIME",
+}
+NER_ENTITIES = frozenset(NER_LABELS.values())
+NER_SCORE = 0.85  # what Presidio gives a finding of a language model

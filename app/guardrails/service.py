@@ -1,0 +1,130 @@
+"""Screening of a call's texts by the policy in force; fails closed."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+from app.errors import GuardrailViolation, OstiaryError, Unavailable
+from app.gateway.call import Call, Direction
+from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
+from app.guardrails.pii import Finding, PiiDetector
+from app.guardrails.policy import Policy
+from app.guardrails.streaming import StreamScreen
+from app.pools import Pool
+
+log = logging.getLogger("ostiary.guardrails")
+INLINE_CHARS = 16_384  # patterns in so little text take less than a thread switch is worth
+
+
+class Guardrails:
+    """Masks or refuses by the policy; notes on the call what was found, never the values."""
+
+    def __init__(self, policy: Policy, detector: PiiDetector, pool: Pool, keep: bool) -> None:
+        self.policy = policy
+        self._detector, self._pool, self._keep = detector, pool, keep
+
+    async def screen(self, call: Call, texts: Sequence[str], direction: Direction) -> list[str]:
+        """Return the texts as they may pass.
+
+        Raises:
+            GuardrailViolation: the policy blocks what was found.
+            Unavailable: the guardrails cannot work, so nothing passes.
+        """
+        inline = not self.policy.needs_ner(direction) and sum(map(len, texts)) <= INLINE_CHARS
+        try:
+            if inline:
+                found = self._detect(texts, direction)
+            else:
+                found = await self._pool.run(self._detect, texts, direction)
+        except OstiaryError:
+            raise
+        except Exception as error:
+            raise self._broken(error) from error
+        passed = self._apply(call, texts, found, direction)
+        if self._keep:
+            call.bodies[direction] = call.bodies.get(direction, "") + "\n".join(passed)
+        return passed
+
+    def stream(self, call: Call) -> StreamScreen:
+        """A screen for the output that comes in pieces."""
+        call.mark_screened("output")
+
+        def screen(text: str) -> str:
+            try:
+                found = self._detect([text], "output")
+            except OstiaryError:
+                raise
+            except Exception as error:
+                raise self._broken(error) from error
+            passed = self._apply(call, [text], found, "output")[0]
+            if self._keep:
+                call.bodies["output"] = call.bodies.get("output", "") + passed
+            return passed
+
+        return StreamScreen(screen, self.policy.needs_ner("output"))
+
+    def _detect(self, texts: Sequence[str], direction: Direction) -> list[list[Finding]]:
+        watched = self.policy.watched(direction)
+        return [self._detector.detect(t, watched, self.policy.threshold) for t in texts]
+
+    def _apply(
+        self,
+        call: Call,
+        texts: Sequence[str],
+        found: Sequence[list[Finding]],
+        direction: Direction,
+    ) -> list[str]:
+        call.mark_screened(direction)
+        if not any(found):
+            return list(texts)
+        counts = Counter(f.entity for findings in found for f in findings)
+        blocked = {}
+        for entity, count in counts.items():
+            action = self.policy.action(entity, direction)
+            call.record_finding(entity, action, count, direction)
+            if action == "block":
+                blocked[entity] = count
+        if blocked:
+            raise GuardrailViolation(self.policy.name, direction, blocked)
+        return [mask(t, f) for t, f in zip(texts, found, strict=True)]
+
+    def _broken(self, error: Exception) -> Unavailable:
+        log.error("guardrails failed: %s", type(error).__name__)
+        return Unavailable(
+            "The guardrails cannot work at the moment, so the call was refused. Try again; if "
+            "it keeps failing, tell the operator.",
+            code="guardrail_unavailable",
+        )
+
+    async def analyze(
+        self,
+        call: Call,
+        text: str,
+        entities: Sequence[str] | None,
+        score_threshold: float,
+    ) -> list[Finding]:
+        """Findings in a text, as Presidio's analyzer gives them; nothing is masked."""
+        wanted = set(entities) if entities is not None else PATTERN_ENTITIES | NER_ENTITIES
+        try:
+            found = await self._pool.run(
+                self._detector.detect, text, wanted, lambda _: score_threshold
+            )
+        except OstiaryError:
+            raise
+        except Exception as error:
+            raise self._broken(error) from error
+        call.mark_screened("input")
+        return found
+
+
+def mask(text: str, findings: Sequence[Finding]) -> str:
+    """Replace each finding by its type in angle brackets."""
+    if not findings:
+        return text
+    parts, last = [], 0
+    for finding in findings:
+        parts += [text[last : finding.start], f"<{finding.entity}>"]
+        last = finding.end
+    return "".join([*parts, text[last:]])
