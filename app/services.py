@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from app.gateway.identity import Identity
     from app.guardrails.service import Guardrails
-    from app.llm.answer import Answers
     from app.llm.chat import Chat
     from app.llm.responses import Responses
     from app.llm.router import Router
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from app.monitoring.metrics import Metrics
     from app.retrieval.collections import VectorStores
     from app.retrieval.files import FileService
+    from app.retrieval.ingestion import Ingestion
     from app.settings import Settings
     from app.store.db import Database
     from app.store.jobs import Jobs
@@ -37,8 +37,8 @@ class Services:
     jobs: Jobs
     files: FileService
     vector_stores: VectorStores
+    ingestion: Ingestion
     router: Router
-    answers: Answers
     chat: Chat
     responses: Responses
     llm_state: Callable[[], str]

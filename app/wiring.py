@@ -4,13 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from app.gateway.corridor import Corridor
+from app.gateway.idempotency import Idempotency
+from app.gateway.identity import Identity
+from app.gateway.limits import Limits, make_counters, spent_since
+from app.gateway.oidc import OidcVerifier
+from app.guardrails.pii import PiiDetector
+from app.guardrails.policy import load_policy
+from app.guardrails.service import Guardrails
+from app.llm import weights
+from app.llm.answer import Answers
+from app.llm.chat import Chat
+from app.llm.responses import Responses
+from app.llm.router import Router
+from app.llm.server import VllmServer, find_python
+from app.llm.upstream import Upstream
+from app.monitoring.audit import AuditLog
+from app.monitoring.cost import Prices
+from app.monitoring.drift import DriftMonitor
+from app.monitoring.metrics import Metrics
+from app.pools import Pool
+from app.retrieval.collections import VectorStores
+from app.retrieval.embedding import (
+    CrossEncoder,
+    OnnxEmbedder,
+    packaged_bge_dir,
+    packaged_reranker_dir,
+)
+from app.retrieval.files import FileService
+from app.retrieval.ingestion import Ingestion
 from app.services import Services
 from app.settings import Settings
+from app.store.blobs import Blobs
+from app.store.db import Database
+from app.store.jobs import Jobs
+from app.store.migrate import migrate
 
 log = logging.getLogger("ostiary")
 FLUSH_DRIFT_S = 15.0
@@ -18,8 +51,188 @@ FLUSH_DRIFT_S = 15.0
 
 async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Services, Corridor]:
     """Return everything a route needs; ``stack`` closes it."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    raise NotImplementedError
+    data = settings.data_dir
+    data.mkdir(parents=True, exist_ok=True)
+
+    # state
+    db = Database(settings.sql_url)
+    stack.push_async_callback(db.close)
+    await asyncio.to_thread(migrate, db)
+    blobs = Blobs(settings.blob_url or str((data / "files").absolute()))
+    jobs = Jobs(db, settings.jobs_url, settings.instance, concurrency=settings.cpu_threads)
+
+    # the corridor
+    audit = AuditLog(db)
+    audit.start()
+    stack.callback(audit.close)
+    identity = Identity(db, _oidc(settings))
+    given = settings.bootstrap_admin_key
+    made = await identity.bootstrap(given.get_secret_value() if given else None)
+    if made is not None:
+        _write_secret(data / "admin.key", made)
+    limits = Limits(
+        make_counters(settings.redis_url),
+        rpm=settings.rate_rpm,
+        tpm=settings.rate_tpm,
+        tenant_rpm=settings.tenant_rate_rpm,
+        budget_usd_per_day=settings.budget_usd_per_day,
+        spent=spent_since(db),
+        budget_of=identity.budget_of,
+    )
+    idempotency = Idempotency(db, settings.instance)
+    await idempotency.recover()
+    prices = Prices(
+        settings.price_prompt_usd_per_mtok,
+        settings.price_completion_usd_per_mtok,
+        settings.price_embedding_usd_per_mtok,
+    )
+    drift, metrics = DriftMonitor(db), Metrics()
+    stack.push_async_callback(drift.flush)
+    policy = load_policy(settings.guardrail_policy)
+    corridor = Corridor(
+        identity,
+        limits,
+        idempotency,
+        prices,
+        drift,
+        audit,
+        metrics,
+        policy=f"{policy.name}@{policy.version}",
+        max_json_bytes=settings.max_json_bytes,
+        max_file_bytes=settings.max_file_bytes,
+        keep_bodies=settings.audit_bodies,
+    )
+
+    # guardrails
+    ner_pool = _pool(stack, metrics, "ner", 1)
+    detector = PiiDetector()
+    guardrails = Guardrails(policy, detector, ner_pool, settings.audit_bodies)
+    if policy.needs_ner("input") or policy.needs_ner("output"):
+        await asyncio.to_thread(detector.warm)
+
+    # the model server
+    server, upstream = _model_server(settings, lambda: router.look_again())
+    router = Router({settings.llm_model: upstream})
+    if server is not None:
+        await server.start()
+        stack.push_async_callback(server.stop)
+    await router.start()
+    stack.push_async_callback(router.stop)
+
+    # retrieval
+    query_pool = _pool(stack, metrics, "query", settings.cpu_threads)
+    work_pool = _pool(stack, metrics, "ingest", settings.cpu_threads, queue=100_000)
+    embedder, scorer = None, None
+    if settings.embedded_retrieval:
+        embedder, scorer = await asyncio.to_thread(_load_models, settings)
+    stores = VectorStores(db, embedder, query_pool, work_pool, data / "indexes")
+    stack.push_async_callback(stores.close)
+    files = FileService(db, blobs, settings.max_file_bytes)
+    ingestion = Ingestion(jobs, files, stores, work_pool, data / "scratch")
+    ingestion.govern = corridor.govern
+
+    # answers
+    answers = None
+    if scorer is not None:
+        answers = Answers(stores, router, guardrails, scorer, query_pool, settings.answer_gate)
+
+    await jobs.start()
+    stack.push_async_callback(jobs.close)
+    if embedder is not None:
+        await jobs.resume_lost()
+        await ingestion.resume()
+    flushing = asyncio.create_task(_forever(drift.flush, FLUSH_DRIFT_S))
+    stack.callback(flushing.cancel)
+
+    def llm_state() -> str:
+        if router.available(settings.llm_model):
+            return "ready"
+        return "down" if server is None or server.state == "ready" else server.state
+
+    services = Services(
+        settings=settings,
+        db=db,
+        identity=identity,
+        guardrails=guardrails,
+        audit=audit,
+        drift=drift,
+        metrics=metrics,
+        jobs=jobs,
+        files=files,
+        vector_stores=stores,
+        ingestion=ingestion,
+        router=router,
+        chat=Chat(router, guardrails, answers, prices),
+        responses=Responses(db, router, guardrails, answers, prices),
+        llm_state=llm_state,
+    )
+    return services, corridor
+
+
+def _oidc(settings: Settings) -> OidcVerifier | None:
+    issuer, audience, jwks = (
+        settings.oidc_issuer,
+        settings.oidc_audience,
+        settings.oidc_jwks_url,
+    )
+    if not issuer and not audience and not jwks:
+        return None
+    if not (issuer and audience and jwks):
+        raise ValueError("OIDC needs OSTIARY_OIDC_ISSUER, _AUDIENCE and _JWKS_URL together")
+    return OidcVerifier(
+        issuer, audience, jwks, settings.oidc_tenant_claim, settings.oidc_scope_claim
+    )
+
+
+def _write_secret(path: Path, secret: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+        out.write(secret)
+    log.warning("made the first admin key; it is in %s", path.name)
+
+
+def _pool(
+    stack: AsyncExitStack, metrics: Metrics, name: str, threads: int, queue: int = 1024
+) -> Pool:
+    pool = Pool(name, threads, queue)
+    metrics.watch_pool(name, lambda: pool.waiting)
+    stack.callback(pool.close)
+    return pool
+
+
+def _model_server(
+    settings: Settings, on_ready: Callable[[], None]
+) -> tuple[VllmServer | None, Upstream]:
+    """The embedded server and the client of it, or of the configured one."""
+    if settings.llm_url:
+        key = settings.llm_api_key.get_secret_value() if settings.llm_api_key else None
+        return None, Upstream(settings.llm_url, key, timeout_s=settings.llm_timeout_s)
+    python = find_python(settings.vllm_python, settings.data_dir)
+    if not settings.llm_embedded:
+        python = None
+    out = settings.data_dir / "models" / settings.llm_model
+
+    def prepare() -> Path:
+        assert python is not None
+        return weights.convert(weights.packaged_gguf(), out, python)
+
+    server = VllmServer(
+        python=python,
+        prepare=prepare,
+        served_name=settings.llm_model,
+        run_dir=settings.data_dir / "vllm",
+        max_model_len=settings.llm_max_model_len,
+        on_ready=on_ready,
+    )
+    # without vLLM the name stays known: grounded answers are then quoted from the passages
+    return server, Upstream(server.url, server.api_key, timeout_s=settings.llm_timeout_s)
+
+
+def _load_models(settings: Settings) -> tuple[OnnxEmbedder, CrossEncoder]:
+    threads = settings.cpu_threads
+    embedder = OnnxEmbedder(settings.embedding_dir or packaged_bge_dir(), threads)
+    scorer = CrossEncoder(settings.reranker_dir or packaged_reranker_dir(), threads)
+    embedder.encode_query("warm")
+    return embedder, scorer
 
 
 async def _forever(work: Callable[[], Awaitable[None]], every_s: float) -> None:
@@ -30,9 +243,3 @@ async def _forever(work: Callable[[], Awaitable[None]], every_s: float) -> None:
             await work()
         except Exception:
             log.exception("periodic work failed; next try in %.0f s", every_s)
-
-
-def vllm_python(settings: Settings) -> Path | None:
-    """The Python of vLLM's own environment: as set, or ``.vllm`` beside the checkout."""
-    chosen = settings.vllm_python or Path(__file__).parent.parent / ".vllm" / "bin" / "python"
-    return chosen if chosen.exists() else None

@@ -237,9 +237,7 @@ def fake_model_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def gateway(
-    tmp_path_factory: pytest.TempPathFactory, fake_model_server: str
-) -> Iterator[Gateway]:
+def gateway(tmp_path_factory: pytest.TempPathFactory, fake_model_server: str) -> Iterator[Gateway]:
     """One gateway on SQLite, shared by the tests that do not harm it."""
     server = Gateway(
         tmp_path_factory.mktemp("gateway") / "data",

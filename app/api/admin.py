@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.api.common import ERRORS
 from app.errors import Forbidden
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
-from app.gateway.identity import DEFAULT_TENANT, ApiKey, Identity
+from app.gateway.identity import DEFAULT_TENANT, ApiKey, Identity, Tenant
 
 router = APIRouter(
     prefix="/v1/admin", route_class=GovernedRoute, tags=["administration"], responses=ERRORS
 )
-Admin = Annotated[Call, Depends(Scope("admin:keys"))]
+Admin = Annotated[Call, Depends(Scope("admin"))]
 Platform = Annotated[Call, Depends(Scope("admin:platform"))]
-KeyId = Annotated[str, Path(max_length=64)]
+IdText = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+PathId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 ScopeName = Annotated[str, Field(pattern=r"^(\*|[a-z_]{1,40}(:(\*|[a-z_]{1,40}))?)$")]
 
 
@@ -32,8 +36,8 @@ class TenantObject(BaseModel):
     object: Literal["tenant"] = "tenant"
     id: str
     name: str
-    created_at: float
-    disabled_at: float | None
+    created_at: AwareDatetime
+    disabled_at: AwareDatetime | None
     budget_usd_per_day: float | None
 
 
@@ -46,17 +50,15 @@ class KeyBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
     scopes: Annotated[list[ScopeName], Field(min_length=1, max_length=50)]
-    tenant_id: Annotated[str | None, Field(max_length=64, description="Yours when empty.")] = None
-    expires_at: Annotated[
-        float | None, Field(gt=0, le=32_503_680_000, description="Unix seconds.")
-    ] = None
+    tenant_id: Annotated[IdText | None, Field(description="Yours when empty.")] = None
+    expires_at: AwareDatetime | None = None
     rate_rpm: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
     rate_tpm: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
 
 
 class RotateBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    grace_s: Annotated[
+    grace_seconds: Annotated[
         float, Field(ge=0, le=30 * 86_400, description="How long the old key still works.")
     ] = 3600.0
 
@@ -67,9 +69,9 @@ class KeyObject(BaseModel):
     tenant_id: str
     name: str
     scopes: list[str]
-    created_at: float
-    expires_at: float | None
-    revoked_at: float | None
+    created_at: AwareDatetime
+    expires_at: AwareDatetime | None
+    revoked_at: AwareDatetime | None
     rotated_to: str | None
     rate_rpm: int | None
     rate_tpm: int | None
@@ -89,14 +91,34 @@ def _identity(request: Request) -> Identity:
     return identity
 
 
-def _shown(key: ApiKey) -> dict[str, object]:
-    return {name: getattr(key, name) for name in KeyObject.model_fields if name != "object"}
+def _shown(key: ApiKey) -> dict[str, Any]:
+    return {**_times(asdict(key)), "scopes": list(key.scopes)}
+
+
+def _times(row: dict[str, Any]) -> dict[str, Any]:
+    """Unix seconds inside, RFC 3339 outside."""
+    return {
+        name: datetime.fromtimestamp(value, UTC)
+        if name.endswith("_at") and value is not None
+        else value
+        for name, value in row.items()
+    }
+
+
+def _tenant(tenant: Tenant) -> TenantObject:
+    return TenantObject(**_times(asdict(tenant)))
 
 
 def _reach(call: Call) -> str | None:
     """The tenant whose keys the caller may manage; None for all."""
     platform = call.tenant_id == DEFAULT_TENANT and call.principal.may("admin:platform")
     return None if platform else call.tenant_id
+
+
+def _require_scopes(call: Call, scopes: Sequence[str]) -> None:
+    """Nobody can hand out rights that he lacks, neither in a new key nor in a successor."""
+    if any(not call.principal.may(scope) for scope in scopes):
+        raise Forbidden("This key would have scopes that yours lacks. Ask for fewer.")
 
 
 def _require_platform(call: Call) -> None:
@@ -109,20 +131,18 @@ async def create_tenant(request: Request, call: Platform, body: TenantBody) -> T
     """Make a tenant."""
     _require_platform(call)
     tenant = await _identity(request).create_tenant(body.name, body.budget_usd_per_day)
-    return TenantObject(**{n: getattr(tenant, n) for n in TenantObject.model_fields if n != "object"})
+    return _tenant(tenant)
 
 
 @router.get("/tenants")
 async def list_tenants(request: Request, call: Platform) -> TenantList:
     """List the tenants."""
     _require_platform(call)
-    found = await _identity(request).list_tenants()
-    names = [n for n in TenantObject.model_fields if n != "object"]
-    return TenantList(data=[TenantObject(**{n: getattr(t, n) for n in names}) for t in found])
+    return TenantList(data=[_tenant(t) for t in await _identity(request).list_tenants()])
 
 
 @router.delete("/tenants/{tenant_id}", status_code=204)
-async def disable_tenant(request: Request, call: Platform, tenant_id: KeyId) -> None:
+async def disable_tenant(request: Request, call: Platform, tenant_id: PathId) -> None:
     """Disable a tenant: none of its keys works from now on."""
     _require_platform(call)
     await _identity(request).disable_tenant(tenant_id)
@@ -134,14 +154,12 @@ async def create_key(request: Request, call: Admin, body: KeyBody) -> NewKeyObje
     tenant_id = body.tenant_id or call.tenant_id
     if _reach(call) not in (None, tenant_id):
         raise Forbidden("Keys of another tenant are made by the platform's administrators.")
-    excess = [s for s in body.scopes if not call.principal.may(s)]
-    if excess:
-        raise Forbidden("A key cannot be given scopes that its maker lacks.")
+    _require_scopes(call, body.scopes)
     row, secret = await _identity(request).create_key(
         tenant_id,
         body.name,
         body.scopes,
-        expires_at=body.expires_at,
+        expires_at=None if body.expires_at is None else body.expires_at.timestamp(),
         rate_rpm=body.rate_rpm,
         rate_tpm=body.rate_tpm,
     )
@@ -157,14 +175,16 @@ async def list_keys(request: Request, call: Admin) -> KeyList:
 
 @router.post("/keys/{key_id}/rotate", status_code=201)
 async def rotate_key(
-    request: Request, call: Admin, key_id: KeyId, body: RotateBody
+    request: Request, call: Admin, key_id: PathId, body: RotateBody
 ) -> NewKeyObject:
     """Make a successor with the same rights; the old key works for the grace period."""
-    row, secret = await _identity(request).rotate_key(_reach(call), key_id, body.grace_s)
+    identity, reach = _identity(request), _reach(call)
+    _require_scopes(call, (await identity.find_key(reach, key_id)).scopes)
+    row, secret = await identity.rotate_key(reach, key_id, body.grace_seconds)
     return NewKeyObject(key=secret, **_shown(row))
 
 
 @router.delete("/keys/{key_id}")
-async def revoke_key(request: Request, call: Admin, key_id: KeyId) -> KeyObject:
+async def revoke_key(request: Request, call: Admin, key_id: PathId) -> KeyObject:
     """Revoke a key at once."""
     return KeyObject(**_shown(await _identity(request).revoke_key(_reach(call), key_id)))

@@ -82,8 +82,7 @@ async def analyze(request: Request, call: Use, body: AnalyzeBody) -> list[Findin
         call, body.text, body.entities, body.score_threshold
     )
     return [
-        FindingObject(entity_type=f.entity, start=f.start, end=f.end, score=f.score)
-        for f in found
+        FindingObject(entity_type=f.entity, start=f.start, end=f.end, score=f.score) for f in found
     ]
 
 

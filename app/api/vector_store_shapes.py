@@ -205,7 +205,7 @@ def show_store(store: VectorStore, counts: dict[str, int]) -> StoreObject:
         description=store.description,
         usage_bytes=counts["bytes"],
         file_counts=FileCounts(**{k: v for k, v in counts.items() if k != "bytes"}),
-        status="expired" if store.expired else status,  # type: ignore[arg-type]
+        status="expired" if store.expired else status,
         expires_after=ExpiresAfter(days=store.expires_after_days)
         if store.expires_after_days
         else None,
@@ -227,8 +227,8 @@ def show_file(file: StoreFile) -> StoreFileObject:
         usage_bytes=file.usage_bytes,
         created_at=int(file.created_at),
         vector_store_id=file.vector_store_id,
-        status=file.status,  # type: ignore[arg-type]
-        last_error=FileError(**file.last_error) if file.last_error else None,  # type: ignore[arg-type]
+        status=file.status,
+        last_error=FileError(**file.last_error) if file.last_error else None,
         attributes=file.attributes,
         chunking_strategy={"type": "static", "static": static},
     )
@@ -247,7 +247,7 @@ def show_batch(batch: dict[str, Any]) -> BatchObject:
         id=batch["id"],
         created_at=int(batch["created_at"]),
         vector_store_id=batch["vector_store_id"],
-        status=status,  # type: ignore[arg-type]
+        status=status,
         file_counts=FileCounts(**counts),
     )
 

@@ -170,9 +170,7 @@ async def list_store_files(
     before: Cursor = None,
 ) -> StoreFileList:
     """List the files of a vector store."""
-    return await _files(
-        request, call, vector_store_id, None, status, limit, order, after, before
-    )
+    return await _files(request, call, vector_store_id, None, status, limit, order, after, before)
 
 
 async def _files(
@@ -222,9 +220,7 @@ async def set_store_file_attributes(
     """Replace an attached file's attributes."""
     stores = request.app.state.services.vector_stores
     return show_file(
-        await stores.set_attributes(
-            call.tenant_id, vector_store_id, file_id, body.attributes or {}
-        )
+        await stores.set_attributes(call.tenant_id, vector_store_id, file_id, body.attributes or {})
     )
 
 
@@ -240,13 +236,9 @@ async def get_store_file_content(
 
 
 @router.delete("/{vector_store_id}/files/{file_id}")
-async def detach_file(
-    request: Request, call: Write, vector_store_id: Id, file_id: Id
-) -> Deleted:
+async def detach_file(request: Request, call: Write, vector_store_id: Id, file_id: Id) -> Deleted:
     """Remove a file's passages from a vector store; the file itself stays."""
-    await request.app.state.services.vector_stores.detach(
-        call.tenant_id, vector_store_id, file_id
-    )
+    await request.app.state.services.vector_stores.detach(call.tenant_id, vector_store_id, file_id)
     return Deleted(id=file_id, object="vector_store.file.deleted")
 
 
@@ -265,9 +257,7 @@ async def create_file_batch(
         batch=True,
     )
     await services.ingestion.begin(call, vector_store_id, fresh)
-    return show_batch(
-        await services.vector_stores.batch(call.tenant_id, vector_store_id, batch_id)
-    )
+    return show_batch(await services.vector_stores.batch(call.tenant_id, vector_store_id, batch_id))
 
 
 @router.get("/{vector_store_id}/file_batches/{batch_id}")
@@ -301,9 +291,7 @@ async def list_batch_files(
     before: Cursor = None,
 ) -> StoreFileList:
     """List the files of a batch."""
-    await request.app.state.services.vector_stores.batch(
-        call.tenant_id, vector_store_id, batch_id
-    )
+    await request.app.state.services.vector_stores.batch(call.tenant_id, vector_store_id, batch_id)
     return await _files(
         request, call, vector_store_id, batch_id, status, limit, order, after, before
     )

@@ -221,7 +221,7 @@ class _Passage:
                 )
             self._check_length()
             await corridor.limits.admit(call)
-            receive = self.receive
+            receive: Receive = self.receive
             if self.scope["method"] == "POST" and b"idempotency-key" in self.headers:
                 self.ticket, receive = await corridor.idempotency.begin(
                     call, self.headers[b"idempotency-key"], self.scope, self.receive

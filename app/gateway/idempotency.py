@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
-import re
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.errors import BadRequest, Conflict
+from app.gateway.body import SPOOL_BYTES, Receive, give_again, spool_body
 from app.gateway.call import Call
 from app.store.db import Database
 from app.store.models import idempotency
 
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
+
 KEPT_S = 24 * 3600
 WAIT_S = 10.0
-SPOOL_BYTES = 4 * 2**20
-CHUNK_BYTES = 256 * 1024
+KEY_PATHS = "/v1/admin/keys"  # their replies show API keys
 NOT_KEPT = frozenset({401, 402, 403, 409, 429, 499})
-BOUNDARY = re.compile(rb'^multipart/[^;]+;.*boundary="?([^";,]{1,70})"?', re.I)
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Reply = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 
@@ -40,6 +40,7 @@ class Ticket:
     owner: str
     spool: IO[bytes]
     claimed_at: float = 0.0  # Unix seconds; tells this claim from a later one of the same owner
+    seal: Fernet | None = None
     replay: Reply | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -56,6 +57,8 @@ class Ticket:
             for name, value in headers
             if name == b"content-type" or name.startswith(b"x-ostiary-")
         ]
+        if self.seal is not None:
+            body = self.seal.encrypt(body)
         return {
             "tenant_id": self.tenant_id,
             "key": self.key,
@@ -102,14 +105,16 @@ class Idempotency:
             )
         spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115
         ticket = Ticket(call.tenant_id, key.decode(), self._owner, spool)
+        if scope["path"].startswith(KEY_PATHS):
+            ticket.seal = _seal(ticket, scope)
         try:
-            fingerprint = await _spool_body(spool, scope, receive)
+            fingerprint = await spool_body(spool, scope, receive)
             await self._claim(ticket, fingerprint)
         except BaseException:
             # cancelled after the insert, the key would stay claimed until a restart
             await asyncio.shield(self.release(ticket))
             raise
-        return ticket, _reader(spool, receive)
+        return ticket, give_again(spool, receive)
 
     async def _claim(self, ticket: Ticket, fingerprint: str) -> None:
         name = (ticket.tenant_id, ticket.key)
@@ -123,15 +128,10 @@ class Idempotency:
             if row is None:
                 continue  # the twin failed and gave the key back
             if row["fingerprint"] != fingerprint:
-                raise Conflict(
-                    "This Idempotency-Key was used for another request. Use a new key for a "
-                    "new request.",
-                    code="idempotency_key_reused",
-                    param="Idempotency-Key",
-                )
+                raise _reused()
             if row["done"]:
                 headers = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in row["headers"]]
-                ticket.replay = (row["status"], headers, row["body"])
+                ticket.replay = (row["status"], headers, _opened(ticket, row["body"]))
                 ticket.spool.close()
                 return
             left = deadline - time.monotonic()
@@ -178,8 +178,9 @@ class Idempotency:
                     expires_at=now + KEPT_S,
                 )
                 .on_conflict_do_nothing()
+                .returning(idempotency.c.key)  # the row count is -1 on PostgreSQL
             )
-            return bool(done.rowcount)
+            return done.first() is not None
 
     async def _load(self, tenant_id: str, key: str) -> Any:
         async with self._db.read() as connection:
@@ -224,62 +225,35 @@ class Idempotency:
             )
 
 
-async def _spool_body(spool: IO[bytes], scope: MutableMapping[str, Any], receive: Receive) -> str:
-    """Read the body into ``spool``; return the fingerprint of the request.
+def _seal(ticket: Ticket, scope: MutableMapping[str, Any]) -> Fernet:
+    """A cipher whose key only the caller's credential gives.
 
-    Raises:
-        BadRequest: the client went away before the end of its body.
+    The reply that shows a new API key must be repeated to who asked for it, yet no key may
+    lie readable in the database.
     """
-    digest = hashlib.sha256(f"{scope['method']} {scope['path']}?".encode())
-    digest.update(scope.get("query_string", b"") + b"\n")
-    mark = _boundary(scope)
-    carry, size, more = b"", 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise BadRequest(
-                "The connection was closed before the end of the body. Send it again.",
-                code="client_closed",
-            )
-        more = message.get("more_body", False)
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size <= SPOOL_BYTES:
-            spool.write(chunk)
-        else:  # on disk from here on
-            await asyncio.to_thread(spool.write, chunk)
-        if mark:
-            *whole, last = (carry + chunk).split(mark)
-            for part in whole:
-                digest.update(part)
-            keep = min(len(mark) - 1, len(last)) if more else 0  # may begin the next mark
-            carry = last[len(last) - keep :]
-            digest.update(last[: len(last) - keep])
-        else:
-            digest.update(chunk)
-    spool.seek(0)
-    return digest.hexdigest()
+    from cryptography.fernet import Fernet
 
-
-def _boundary(scope: MutableMapping[str, Any]) -> bytes:
-    """The boundary of a multipart body, which clients draw anew for each try, or b''."""
+    digest = hashlib.sha256(f"ostiary reply\0{ticket.tenant_id}\0{ticket.key}\0".encode())
     for name, value in scope.get("headers", ()):
-        if name == b"content-type":
-            match = BOUNDARY.match(value)
-            return match[1].strip() if match else b""
-    return b""
+        if name == b"authorization":
+            digest.update(value)
+    return Fernet(base64.urlsafe_b64encode(digest.digest()))
 
 
-def _reader(spool: IO[bytes], receive: Receive) -> Receive:
-    """Give the body from ``spool``, then whatever the server says (a disconnect)."""
-    ended = False
+def _opened(ticket: Ticket, body: bytes) -> bytes:
+    if ticket.seal is None:
+        return body
+    from cryptography.fernet import InvalidToken
 
-    async def read() -> Message:
-        nonlocal ended
-        if ended:
-            return await receive()
-        chunk = spool.read(CHUNK_BYTES)
-        ended = len(chunk) < CHUNK_BYTES
-        return {"type": "http.request", "body": chunk, "more_body": not ended}
+    try:
+        return ticket.seal.decrypt(body)
+    except InvalidToken:
+        raise _reused() from None  # by another credential of the tenant
 
-    return read
+
+def _reused() -> Conflict:
+    return Conflict(
+        "This Idempotency-Key was used for another request. Use a new key for a new request.",
+        code="idempotency_key_reused",
+        param="Idempotency-Key",
+    )

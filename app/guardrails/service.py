@@ -11,11 +11,13 @@ from app.gateway.call import Call, Direction
 from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
 from app.guardrails.pii import Finding, PiiDetector
 from app.guardrails.policy import Policy
+from app.guardrails.segments import suspicion
 from app.guardrails.streaming import StreamScreen
 from app.pools import Pool
 
 log = logging.getLogger("ostiary.guardrails")
-INLINE_CHARS = 16_384  # patterns in so little text take less than a thread switch is worth
+INLINE_CHARS = 8_192  # patterns in so little text take less than a thread switch is worth,
+INLINE_SIGNS = 200  # unless it is full of what values are made of
 
 
 class Guardrails:
@@ -32,9 +34,8 @@ class Guardrails:
             GuardrailViolation: the policy blocks what was found.
             Unavailable: the guardrails cannot work, so nothing passes.
         """
-        inline = not self.policy.needs_ner(direction) and sum(map(len, texts)) <= INLINE_CHARS
         try:
-            if inline:
+            if not self.policy.needs_ner(direction) and _light(texts):
                 found = self._detect(texts, direction)
             else:
                 found = await self._pool.run(self._detect, texts, direction)
@@ -47,8 +48,16 @@ class Guardrails:
             call.bodies[direction] = call.bodies.get(direction, "") + "\n".join(passed)
         return passed
 
+    def policy_for(self, call: Call) -> Policy:
+        """The policy that governs a call: for now the same one for every tenant."""
+        return self.policy
+
     def stream(self, call: Call) -> StreamScreen:
-        """A screen for the output that comes in pieces."""
+        """A screen for the output that comes in pieces.
+
+        With names in the policy its ``feed`` takes milliseconds at each sentence end: then
+        use :meth:`feed` and :meth:`finish`, which keep that out of the event loop.
+        """
         call.mark_screened("output")
 
         def screen(text: str) -> str:
@@ -63,7 +72,19 @@ class Guardrails:
                 call.bodies["output"] = call.bodies.get("output", "") + passed
             return passed
 
-        return StreamScreen(screen, self.policy.needs_ner("output"))
+        return StreamScreen(screen, self._detector.spans, self.policy.needs_ner("output"))
+
+    async def feed(self, screen: StreamScreen, chunk: str) -> str:
+        """Feed a screen of :meth:`stream`; in the pool where names are looked for."""
+        if screen.by_sentence:
+            return await self._pool.run(screen.feed, chunk)
+        return screen.feed(chunk)
+
+    async def finish(self, screen: StreamScreen) -> str:
+        """Finish a screen of :meth:`stream`; in the pool where names are looked for."""
+        if screen.by_sentence:
+            return await self._pool.run(screen.finish)
+        return screen.finish()
 
     def _detect(self, texts: Sequence[str], direction: Direction) -> list[list[Finding]]:
         watched = self.policy.watched(direction)
@@ -117,6 +138,11 @@ class Guardrails:
             raise self._broken(error) from error
         call.mark_screened("input")
         return found
+
+
+def _light(texts: Sequence[str]) -> bool:
+    """Whether looking for patterns takes well under a millisecond or two."""
+    return sum(map(len, texts)) <= INLINE_CHARS and sum(map(suspicion, texts)) <= INLINE_SIGNS
 
 
 def mask(text: str, findings: Sequence[Finding]) -> str:

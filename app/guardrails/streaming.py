@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from app.guardrails.segments import closed_prefix, closed_sentences
+from app.guardrails.segments import CONTEXT, Find, cuts, windows
 
 Screen = Callable[[str], str]
 
@@ -12,15 +12,18 @@ Screen = Callable[[str], str]
 class StreamScreen:
     """Holds back the part of a stream that may be the beginning of an entity.
 
-    Text is released at the cuts of :mod:`app.guardrails.segments`, which no entity crosses,
-    so the pieces screened one by one give what the whole text gives. With names in the
-    policy the cuts are sentence ends.
+    Text is released at the cuts of :mod:`app.guardrails.segments`, which no entity crosses
+    and which do not depend on how the stream came in pieces, so the pieces screened one by
+    one give what the whole text gives. With names in the policy the cuts are sentence ends.
     """
 
-    def __init__(self, screen: Screen, by_sentence: bool) -> None:
+    def __init__(self, screen: Screen, find: Find, by_sentence: bool) -> None:
         self._screen = screen
-        self._closed = closed_sentences if by_sentence else closed_prefix
-        self._held = ""
+        self._find = find
+        self.by_sentence = by_sentence
+        self._ends = windows if by_sentence else cuts
+        self._text = ""  # what is held, after a little context that has gone out
+        self._out = 0  # how much of it has gone out
 
     def feed(self, chunk: str) -> str:
         """Take a piece of the stream and return what may go out now.
@@ -28,14 +31,23 @@ class StreamScreen:
         Raises:
             GuardrailViolation: the policy blocks what was found.
         """
-        self._held += chunk
-        cut = self._closed(self._held)
-        if cut == 0:
-            return ""
-        ready, self._held = self._held[:cut], self._held[cut:]
-        return self._screen(ready)
+        self._text += chunk
+        return self._release(final=False)
 
     def finish(self) -> str:
-        """Return what was still held; the stream has ended."""
-        ready, self._held = self._held, ""
-        return self._screen(ready) if ready else ""
+        """Return what was still held; the stream has ended.
+
+        Raises:
+            GuardrailViolation: the policy blocks what was found.
+        """
+        return self._release(final=True)
+
+    def _release(self, *, final: bool) -> str:
+        text, start = self._text, self._out
+        parts = []
+        for end in self._ends(text, start, self._find, final=final):
+            parts.append(self._screen(text[start:end]))
+            start = end
+        forget = max(0, start - CONTEXT)
+        self._text, self._out = text[forget:], start - forget
+        return "".join(parts)

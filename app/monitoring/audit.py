@@ -8,12 +8,11 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.gateway.call import Call
@@ -221,7 +220,7 @@ class AuditLog:
         return Verdict(count, len(chains), fault)
 
     def _verify_chain(
-        self, connection: Connection, head: Mapping[str, Any]
+        self, connection: Connection, head: RowMapping
     ) -> tuple[int, str | None]:
         tenant_id, prev, seq = str(head["tenant_id"]), GENESIS, 0
         rows = connection.execution_options(yield_per=1000).execute(
@@ -242,7 +241,7 @@ class AuditLog:
         return seq, None
 
     async def totals(self, tenant_id: str, since: float, group_by: str) -> list[dict[str, Any]]:
-        """Sum usage and cost since ``since`` (Unix seconds) by ``key_id``, ``model`` or ``route``."""
+        """Sum usage and cost since ``since`` (Unix seconds) grouped by one column."""
         column = audit.c[group_by]
         query = (
             select(

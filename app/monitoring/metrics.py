@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from app.gateway.call import Call
@@ -39,6 +41,9 @@ class Metrics:
         self.inflight = Gauge(
             "ostiary_calls_in_flight", "Calls inside the corridor.", registry=self.registry
         )
+        self._pools = Gauge(
+            "ostiary_pool_waiting", "Calls in a thread pool.", ("pool",), registry=self.registry
+        )
         self._by_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def observe(self, call: Call, status: int, latency_s: float) -> None:
@@ -64,6 +69,10 @@ class Metrics:
             self._cost.inc(call.cost_nano_usd / 1e9)
         for (direction, entity, action), count in call.findings.items():
             self._findings.labels(direction, entity, action).inc(count)
+
+    def watch_pool(self, name: str, waiting: Callable[[], int]) -> None:
+        """Export how many calls are queued or running in a thread pool."""
+        self._pools.labels(name).set_function(lambda: float(waiting()))
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""

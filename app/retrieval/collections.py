@@ -339,9 +339,7 @@ class VectorStores:
         query = (
             select(vector_store_files.c.vector_store_id)
             .join(vector_stores, vector_stores.c.id == vector_store_files.c.vector_store_id)
-            .where(
-                vector_store_files.c.file_id == file_id, vector_stores.c.tenant_id == tenant_id
-            )
+            .where(vector_store_files.c.file_id == file_id, vector_stores.c.tenant_id == tenant_id)
         )
         async with self._db.read() as connection:
             found = list(await connection.scalars(query))
@@ -440,7 +438,11 @@ class VectorStores:
             index = self._open.get(store_id)
             if index is None:
                 folder = self._folder / store_id
-                url = f"{self._vectors_url}/{store_id}" if self._vectors_url else str(folder / "vectors")
+                url = (
+                    f"{self._vectors_url}/{store_id}"
+                    if self._vectors_url
+                    else str(folder / "vectors")
+                )
                 folder.mkdir(parents=True, exist_ok=True)
                 index = StoreIndex(
                     self._db, self._work_pool, store_id, self.embedder.dim, folder, url

@@ -91,7 +91,8 @@ class StoreIndex:
                     select(segments).where(segments.c.vector_store_id == self.store_id)
                 )
                 infos = [
-                    SegmentInfo(r.name, r.count, r.dim, r.sha256, r.bytes) for r in manifest
+                    SegmentInfo(r["name"], r["count"], r["dim"], r["sha256"], r["bytes"])
+                    for r in manifest.mappings()
                 ]
                 live = await connection.execute(
                     select(passages.c.number, passages.c.id, passages.c.file_id).where(
@@ -249,9 +250,7 @@ class StoreIndex:
             self.compact_soon()
         return True
 
-    async def set_attributes(
-        self, file_id: str, attributes: dict[str, AttributeValue]
-    ) -> bool:
+    async def set_attributes(self, file_id: str, attributes: dict[str, AttributeValue]) -> bool:
         """Replace a file's attributes; False when it is not attached."""
         async with self._writing:
             async with self._db.write() as connection:
@@ -330,9 +329,7 @@ class StoreIndex:
             allowed = np.array(numbers, np.int64)
         ids, cosines = self._engine.search(vector, wide, allowed)
         dense = {
-            int(n): float(c)
-            for n, c in zip(ids, cosines, strict=True)
-            if int(n) in self._file_of
+            int(n): float(c) for n, c in zip(ids, cosines, strict=True) if int(n) in self._file_of
         }
         lexical = {
             self._number_of[i]: s

@@ -138,17 +138,14 @@ class Ingestion:
             chunks = orjson.loads(await asyncio.to_thread(self._read_work, job))
             embedder = self._stores.embedder
             new = [
-                _new_passage(store_id, file_id, c, embedder.count_tokens(c["text"]))
-                for c in chunks
+                _new_passage(store_id, file_id, c, embedder.count_tokens(c["text"])) for c in chunks
             ]
             texts = [_embedded_text(p) for p in new]
             parts = [
                 await self._stores.embed_passages(texts[i : i + BATCH])
                 for i in range(0, len(texts), BATCH)
             ]
-            vectors = (
-                np.concatenate(parts) if parts else np.empty((0, embedder.dim), np.float32)
-            )
+            vectors = np.concatenate(parts) if parts else np.empty((0, embedder.dim), np.float32)
             call.model = embedder.name
             call.usage.embedding_tokens += sum(p.tokens for p in new)
             index = await self._stores.index(store_id)
@@ -171,9 +168,7 @@ def _embedded_text(passage: NewPassage) -> str:
     return f"{passage.section}\n{passage.text}" if passage.section else passage.text
 
 
-def _new_passage(
-    store_id: str, file_id: str, piece: dict[str, Any], tokens: int
-) -> NewPassage:
+def _new_passage(store_id: str, file_id: str, piece: dict[str, Any], tokens: int) -> NewPassage:
     """The same file gives the same ids again, so that a repeated step changes nothing."""
     digest = hashlib.sha256(f"{store_id}/{file_id}/{piece['ordinal']}".encode()).digest()
     return NewPassage(

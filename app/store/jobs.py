@@ -56,9 +56,7 @@ class Jobs:
     threads only wait for them. A step that was cut runs again, so each step is idempotent.
     """
 
-    def __init__(
-        self, db: Database, url: str, executor: str, *, concurrency: int = 2
-    ) -> None:
+    def __init__(self, db: Database, url: str, executor: str, *, concurrency: int = 2) -> None:
         self._db, self._url, self._executor = db, url, executor
         self._concurrency = concurrency
         self._kinds: dict[str, list[tuple[str, Step]]] = {}
@@ -98,15 +96,16 @@ class Jobs:
                 self._await(self._finish(job_id, "completed", None))
             except Exception as error:
                 log.exception("job %s failed", job_id)
-                told = {"code": "server_error", "message": f"The job failed: {type(error).__name__}."}
+                told = {
+                    "code": "server_error",
+                    "message": f"The job failed: {type(error).__name__}.",
+                }
                 self._await(self._finish(job_id, "failed", told))
                 raise
 
         self._workflow = run_job
         DBOS.launch()
-        DBOS.register_queue(
-            QUEUE, worker_concurrency=self._concurrency, polling_interval_sec=0.25
-        )
+        DBOS.register_queue(QUEUE, worker_concurrency=self._concurrency, polling_interval_sec=0.25)
 
     def _run(self, step: Step, job: Job) -> Any:
         return self._await(step(job))
@@ -150,9 +149,7 @@ class Jobs:
         from dbos import DBOS, SetWorkflowID
 
         with SetWorkflowID(job.id):
-            DBOS.enqueue_workflow(
-                QUEUE, self._workflow, job.id, job.tenant_id, job.kind, job.args
-            )
+            DBOS.enqueue_workflow(QUEUE, self._workflow, job.id, job.tenant_id, job.kind, job.args)
 
     async def resume_lost(self) -> None:
         """Enqueue jobs that were recorded but not handed over before a crash."""

@@ -60,20 +60,26 @@ def where(item: dict[str, Any]) -> str:
     return str(item.get("section") or "")
 
 
+def _cite(number: int) -> Markup:
+    return Markup('<sup><a href="#source-%d">[%d]</a></sup>') % (number, number)
+
+
 def cite_marks(text: str, annotations: Sequence[dict[str, Any]]) -> Markup:
     """The text with a numbered link behind each cited place."""
     out, last = Markup(), 0
     places = sorted((int(a["index"]), n) for n, a in enumerate(annotations, 1))
     for index, number in places:
         index = max(last, min(index, len(text)))
-        out += escape(text[last:index]) + Markup(page("cite.html", number=number).strip())
+        out += escape(text[last:index]) + _cite(number)
         last = index
     return out + escape(text[last:])
 
 
 def result(store_id: str, response: dict[str, Any], request_id: str) -> str:
     """The finished answer with its sources and the passages that were found."""
-    text, annotations, hits = "", [], []
+    text = ""
+    annotations: list[dict[str, Any]] = []
+    hits: list[dict[str, Any]] = []
     for item in response["output"]:
         if item["type"] == "message":
             for part in item["content"]:
@@ -110,17 +116,19 @@ def result(store_id: str, response: dict[str, Any], request_id: str) -> str:
     )
 
 
-def document(filename: str, passages: Sequence[Passage], at: int, quoted: str) -> str:
-    """A whole document with the cited passage marked."""
+def document(
+    filename: str, passages: Sequence[Passage], texts: Sequence[str], at: int, quoted: str
+) -> str:
+    """A whole document, its texts screened, with the cited passage marked."""
     parts, heading = [], ""
-    for passage in passages:
+    for passage, text in zip(passages, texts, strict=True):
         section = passage.section or ""
         parts.append(
             Part(
                 passage.ordinal,
                 section if section != heading else "",
                 passage.page,
-                _mark(passage.text, quoted if passage.ordinal == at else ""),
+                _mark(text, quoted if passage.ordinal == at else ""),
                 passage.ordinal == at,
             )
         )
@@ -133,8 +141,4 @@ def _mark(text: str, quoted: str) -> Markup:
     if start < 0:
         return escape(text)
     end = start + len(quoted)
-    return (
-        escape(text[:start])
-        + Markup("<mark>%s</mark>") % text[start:end]
-        + escape(text[end:])
-    )
+    return escape(text[:start]) + Markup("<mark>%s</mark>") % text[start:end] + escape(text[end:])

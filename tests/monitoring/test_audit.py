@@ -66,7 +66,9 @@ async def test_two_gateways_on_one_database_append_to_one_chain(
     ("tampering", "said"),
     [
         (
-            update(audit).where(audit.c.seq == 4).values(record=text("replace(record, '200', '500')")),
+            update(audit)
+            .where(audit.c.seq == 4)
+            .values(record=text("replace(record, '200', '500')")),
             "record 4 was changed",
         ),
         (update(audit).where(audit.c.seq == 4).values(cost_nano_usd=1), "columns of record 4"),
@@ -107,6 +109,8 @@ async def test_totals_equal_the_sum_of_the_records(log: AuditLog) -> None:
     await fill(log)
     (row,) = await log.totals("t1", 0, "model")
     async with log._db.read() as connection:
-        costs = await connection.scalars(select(audit.c.cost_nano_usd).where(audit.c.tenant_id == "t1"))
+        costs = await connection.scalars(
+            select(audit.c.cost_nano_usd).where(audit.c.tenant_id == "t1")
+        )
         assert row["cost_nano_usd"] == sum(costs)
     assert (row["group"], row["calls"], row["prompt_tokens"]) == ("m", 10, 70)

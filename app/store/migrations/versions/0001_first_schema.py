@@ -183,12 +183,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "passages",
-        sa.Column(
-            "number",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            autoincrement=True,
-            nullable=False,
-        ),
+        sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("vector_store_id", sa.String(length=64), nullable=False),
         sa.Column("file_id", sa.String(length=64), nullable=False),
@@ -202,7 +197,6 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_passages")),
         sa.UniqueConstraint("id", name=op.f("uq_passages_id")),
-        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("passages", schema=None) as batch_op:
         batch_op.create_index(
@@ -252,7 +246,6 @@ def upgrade() -> None:
         batch_op.create_index(
             "ix_vector_store_files_status", ["vector_store_id", "status"], unique=False
         )
-
 
 
 def downgrade() -> None:

@@ -1,0 +1,67 @@
+"""Presidio's pattern recognizers, each with a condition that every value of it meets."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+from app.errors import MissingExtra
+from app.guardrails.segments import BLANK, PUNCT
+
+Needs = Callable[[str], Any]
+# Seven digits with at most what phonenumbers takes between them. A number of fewer digits is
+# a year, an amount or a code far more often than a phone: Presidio takes "1690" for one.
+_PHONE = re.compile(rf"\d(?:[{PUNCT}{BLANK}]{{0,4}}\d){{6,}}", re.IGNORECASE)
+_CARD = re.compile(r"(?:\d[- ]?){12}\d")
+_IBAN = re.compile(r"[A-Z]{2}[0-9]{2}[ \-]?[A-Z0-9]{4}")
+_SSN = re.compile(r"[0-9]{3}[- .]?[0-9]{2}[- .]?[0-9]{4}")
+_CRYPTO = re.compile(r"(?:bc1|[13])\w{25}", re.IGNORECASE)
+_IP = re.compile(r"\d\.\d{1,3}\.\d|:[0-9A-Fa-f]{0,4}:")
+
+
+def phone_cores(piece: str) -> list[tuple[int, int]]:
+    """The spans in which alone a phone number can lie."""
+    return [m.span() for m in _PHONE.finditer(piece)]
+
+
+def counts(entity: str, value: str) -> bool:
+    """Whether a finding of Presidio counts: phone numbers need seven digits."""
+    return entity != "PHONE_NUMBER" or _PHONE.search(value) is not None
+
+
+def pattern_recognizers() -> dict[str, tuple[Needs, Any]]:
+    """Load the recognizers; slow the first time.
+
+    Raises:
+        MissingExtra: Presidio is not installed.
+    """
+    try:
+        import tldextract
+        from presidio_analyzer.predefined_recognizers import (
+            CreditCardRecognizer,
+            CryptoRecognizer,
+            EmailRecognizer,
+            IbanRecognizer,
+            IpRecognizer,
+            PhoneRecognizer,
+            UsSsnRecognizer,
+        )
+    except ImportError as error:
+        raise MissingExtra("Presidio", "guardrails") from error
+    # Presidio writes the values that it cannot validate to its log.
+    logging.getLogger("presidio-analyzer").setLevel(logging.CRITICAL + 1)
+    # The list of domain endings comes with the package; by default it is fetched anew.
+    tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+    email = EmailRecognizer()
+    email.analyze("a@example.com", ["EMAIL_ADDRESS"])  # reads that list now
+    return {
+        "EMAIL_ADDRESS": (re.compile(r"@\w").search, email),
+        "CREDIT_CARD": (_CARD.search, CreditCardRecognizer()),
+        "IBAN_CODE": (_IBAN.search, IbanRecognizer()),
+        "US_SSN": (_SSN.search, UsSsnRecognizer()),
+        "CRYPTO": (_CRYPTO.search, CryptoRecognizer()),
+        "IP_ADDRESS": (_IP.search, IpRecognizer()),
+        "PHONE_NUMBER": (_PHONE.search, PhoneRecognizer()),  # last: the slowest
+    }

@@ -1,0 +1,232 @@
+"""Grounded answers: passages to prompt to cited text, or an honest no."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.gateway.call import Call
+from app.guardrails.service import Guardrails
+from app.llm.citations import Citation, cite, exact
+from app.llm.gate import Grounds, Scorer, best_sentences, judge, relevance_of
+from app.llm.router import Router
+from app.llm.sentences import is_prose, terms
+from app.llm.upstream import delta_text
+from app.llm.upstream_errors import UpstreamCut, UpstreamUnavailable
+from app.pools import Pool
+from app.retrieval.collections import VectorStores
+from app.retrieval.types import Hit, Passage
+
+log = logging.getLogger("ostiary.answer")
+DECLINED = "I do not know: the documents do not answer this."
+DEGRADED = "llm-unavailable"
+MOST_SENTENCES = 3
+ANSWER_TOKENS = 100
+# A sentence of the model may answer so much worse (in logits of the cross-encoder) than the
+# best sentence of the passages: true but beside the question is no answer.
+BEHIND = 2.0
+PROMPT_CHARS = 3000  # of passages; with question and answer inside 2,048 tokens
+_SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+")
+_INSTRUCTION = (
+    "You answer questions about documents. Use only the facts in the passages. Answer in one "
+    "or two short sentences of plain prose, with the words of the passages. No code, no lists."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of the answer: its text and the citations behind it."""
+
+    text: str
+    citations: Sequence[Citation]
+
+
+Quote = tuple[float, str, Passage]  # logit, an exact part of a passage's text, the passage
+
+
+@dataclass(slots=True)
+class Search:
+    """What was looked for and found for one question."""
+
+    question: str
+    hits: list[Hit]
+    grounds: Grounds
+
+
+class Answers:
+    """Answers from passages of the caller's own stores."""
+
+    def __init__(
+        self,
+        stores: VectorStores,
+        router: Router,
+        guardrails: Guardrails,
+        scorer: Scorer,
+        pool: Pool,
+        threshold: float,
+    ) -> None:
+        self._stores, self._router, self._guardrails = stores, router, guardrails
+        self._scorer, self._pool, self._threshold = scorer, pool, threshold
+
+    async def search(
+        self,
+        call: Call,
+        store_ids: Sequence[str],
+        question: str,
+        k: int | None = None,
+        filters: dict[str, Any] | None = None,
+    ) -> Search:
+        """Find passages for a (screened) question and judge whether they answer it."""
+        hits = await self._stores.hits(call, store_ids, question, k or 10, filters)
+        grounds = await self._pool.run(judge, self._scorer, question, hits, self._threshold)
+        call.lineage["passages"] = [p.id for p in grounds.passages]
+        call.features["relevance"] = grounds.relevance
+        call.features["refusal"] = 0.0 if grounds.answerable else 1.0
+        return Search(question, hits, grounds)
+
+    def note_health(self, call: Call, search: Search, model: str) -> None:
+        """Say before the first byte of a reply that it will be made without the model."""
+        if search.grounds.answerable and not self._router.available(model):
+            call.degraded = DEGRADED
+
+    async def stream(
+        self, call: Call, search: Search, model: str, options: dict[str, Any] | None = None
+    ) -> AsyncIterator[Piece]:
+        """Yield the answer sentence by sentence, each one verified and screened.
+
+        A sentence that no passage bears out is dropped; when none is left, or the model
+        server is not there, the best sentences of the passages are quoted instead.
+
+        Raises:
+            UpstreamCut: the model server broke off after a part was given out.
+        """
+        if not search.grounds.answerable:
+            yield Piece(DECLINED, ())
+            return
+        given = 0
+        quotes = await self._pool.run(
+            best_sentences, self._scorer, search.question, search.grounds.passages
+        )
+        said: list[set[str]] = []
+        try:
+            async for sentence in self._sentences(call, search, model, options or {}):
+                if given == MOST_SENTENCES or not is_prose(sentence):
+                    continue
+                citation = await self._pool.run(self._verify, sentence, search, quotes, said)
+                if citation is not None:
+                    yield await self._piece(call, sentence, [citation], given)
+                    given += 1
+        except UpstreamUnavailable as error:
+            if 0 < given < MOST_SENTENCES:
+                raise UpstreamCut("The model server broke off in mid-answer.") from error
+            call.degraded = call.degraded if given else DEGRADED
+        if not given:
+            for sentence, citation in _extract(quotes):
+                yield await self._piece(call, sentence, [citation], given)
+                given += 1
+
+    def _verify(
+        self, sentence: str, search: Search, quotes: list[Quote], said: list[set[str]]
+    ) -> Citation | None:
+        """What bears the sentence out, if it is new, true to a passage and to the point."""
+        words = terms(sentence)
+        if any(len(words & other) >= 0.8 * len(words) for other in said):
+            return None
+        if not words - terms(search.question):
+            return None  # the question said again
+        citation = cite(sentence, search.grounds.passages)
+        if citation is None:
+            return None
+        (logit,) = relevance_of(self._scorer, search.question, [sentence])
+        if logit < quotes[0][0] - BEHIND:
+            return None
+        said.append(words)
+        return citation
+
+    async def _piece(
+        self, call: Call, sentence: str, citations: list[Citation], given: int
+    ) -> Piece:
+        screened, *quotes = await self._guardrails.screen(
+            call, [sentence, *(c.quote for c in citations)], "output"
+        )
+        shown = [Citation(c.passage, q) for c, q in zip(citations, quotes, strict=True)]
+        return Piece((" " if given else "") + screened, shown)
+
+    async def _sentences(
+        self, call: Call, search: Search, model: str, options: dict[str, Any]
+    ) -> AsyncIterator[str]:
+        body = {
+            "model": model,
+            "messages": _prompt(search),
+            "max_tokens": ANSWER_TOKENS,
+            "temperature": 0.0,
+            "frequency_penalty": 0.3,  # small models repeat themselves
+            "stop": ["```"],
+            **options,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        held = ""
+        async with await self._router.stream_chat(body) as stream:
+            async for chunk in stream:
+                count_usage(call, chunk)
+                held += delta_text(chunk)
+                *whole, held = _SENTENCE.split(held)
+                for sentence in whole:
+                    if sentence.strip():
+                        yield sentence.strip()
+        # a last sentence that the token limit cut is not a sentence
+        if held.strip() and held.strip()[-1] in ".!?\"')`":
+            yield held.strip()
+
+
+def _extract(quotes: list[Quote]) -> list[tuple[str, Citation]]:
+    """The one or two best parts of the passages, word for word."""
+    _, first, passage = quotes[0]
+    chosen = [(first, passage)]
+    for logit, other, source in quotes[1:]:
+        if logit < quotes[0][0] - BEHIND:
+            break
+        if other not in first and first not in other and not _overlap(first, other):
+            chosen.append((other, source))
+            break
+    return [(_on_one_line(t), Citation(p, exact(t, p.text))) for t, p in chosen]
+
+
+def _overlap(one: str, other: str) -> bool:
+    words, others = terms(one), terms(other)
+    return len(words & others) >= 0.6 * min(len(words), len(others))
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _prompt(search: Search) -> list[dict[str, str]]:
+    parts: list[str] = []
+    left = PROMPT_CHARS
+    for passage in search.grounds.passages:
+        text = f"{passage.section}\n{passage.text}" if passage.section else passage.text
+        if parts and len(text) > left:
+            break
+        parts.append(text[:left])
+        left -= len(text)
+    passages = "\n\n".join(parts)
+    asked = f"Passages:\n{passages}\n\nQuestion: {search.question[:1500]}\nAnswer:"
+    return [
+        {"role": "system", "content": _INSTRUCTION},
+        {"role": "user", "content": asked},
+    ]
+
+
+def count_usage(call: Call, chunk: dict[str, Any]) -> None:
+    """Take a stream's usage; until it comes, count a token a chunk, so that a cut is charged."""
+    usage = chunk.get("usage")
+    if usage:
+        call.usage.prompt_tokens = int(usage.get("prompt_tokens") or 0)
+        call.usage.completion_tokens = int(usage.get("completion_tokens") or 0)
+    elif chunk.get("choices"):
+        call.usage.completion_tokens += 1

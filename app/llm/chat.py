@@ -1,0 +1,251 @@
+"""Chat completions: passed through intact, screened both ways, or grounded when asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+
+from app.errors import BadRequest, OstiaryError, Unavailable
+from app.gateway.call import Call
+from app.guardrails.service import Guardrails
+from app.ids import new_id
+from app.llm.answer import Answers, Piece, Search, count_usage
+from app.llm.openai_types import ChatCompletionRequest, replace_texts, texts_of
+from app.llm.router import Router
+from app.llm.stream_screens import StreamScreens
+from app.llm.upstream import ChatStream
+from app.monitoring.cost import Prices
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(value: Any) -> bytes:
+    """One server-sent event."""
+    return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+class Chat:
+    """The chat service of one gateway."""
+
+    def __init__(
+        self, router: Router, guardrails: Guardrails, answers: Answers | None, prices: Prices
+    ) -> None:
+        self._router, self._guardrails = router, guardrails
+        self._answers, self._prices = answers, prices
+
+    async def screen_input(
+        self, call: Call, request: ChatCompletionRequest
+    ) -> ChatCompletionRequest:
+        """Return the request with its texts as the policy lets them pass."""
+        call.model = request.model
+        self._router.available(request.model)  # an unknown name is refused before any work
+        call.versions["model"] = request.model
+        texts = texts_of(request)
+        call.features["input_length"] = float(sum(map(len, texts)))
+        screened = await self._guardrails.screen(call, texts, "input")
+        return request if screened == texts else replace_texts(request, screened)
+
+    async def complete(self, call: Call, request: ChatCompletionRequest) -> dict[str, Any]:
+        """Answer a whole chat; ``request`` has been screened."""
+        if request.ostiary is not None:
+            return await self._complete_grounded(call, request)
+        reply = await self._router.chat(request.upstream_body())
+        usage = reply.get("usage") or {}
+        call.usage.prompt_tokens = int(usage.get("prompt_tokens") or 0)
+        call.usage.completion_tokens = int(usage.get("completion_tokens") or 0)
+        await self._screen_reply(call, reply)
+        reply["usage"] = {**usage, "cost_usd": self._cost(call)}
+        return reply
+
+    async def _screen_reply(self, call: Call, reply: dict[str, Any]) -> None:
+        places: list[tuple[dict[str, Any], str]] = []
+        for choice in reply.get("choices") or ():
+            message = choice.get("message") or {}
+            places += [
+                (message, field)
+                for field in ("content", "reasoning_content", "refusal")
+                if isinstance(message.get(field), str)
+            ]
+            for tool in message.get("tool_calls") or ():
+                function = tool.get("function") or {}
+                if isinstance(function.get("arguments"), str):
+                    places.append((function, "arguments"))
+        texts = [str(holder[field]) for holder, field in places]
+        call.features["output_length"] = float(sum(map(len, texts)))
+        screened = await self._guardrails.screen(call, texts, "output")
+        for (holder, field), text in zip(places, screened, strict=True):
+            holder[field] = text
+
+    def _cost(self, call: Call) -> float:
+        return self._prices.cost_nano_usd(call.model, call.usage) / 1e9
+
+    async def open_stream(self, call: Call, request: ChatCompletionRequest) -> AsyncIterator[bytes]:
+        """Begin a streamed chat; errors before the first byte are raised here."""
+        wants_usage = bool(request.stream_options and request.stream_options.include_usage)
+        if request.ostiary is not None:
+            search = await self._search(call, request)
+            call.mark_screened("output")  # each sentence is screened before it is given out
+            return self._grounded_events(call, request, search, wants_usage)
+        body = request.upstream_body()
+        body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+        stream = await self._router.stream_chat(body)
+        call.mark_screened("output")
+        return self._events(call, stream, wants_usage)
+
+    async def _events(
+        self, call: Call, stream: ChatStream, wants_usage: bool
+    ) -> AsyncIterator[bytes]:
+        screens = StreamScreens(self._guardrails, call)
+        last: dict[str, Any] | None = None
+        length = 0
+        try:
+            async with stream:
+                async for chunk in stream:
+                    count_usage(call, chunk)
+                    if chunk.get("usage"):
+                        last = chunk
+                    if not chunk.get("choices"):
+                        continue
+                    chunk.pop("usage", None)
+                    if await screens.pass_through(chunk):
+                        yield event(chunk)
+            if wants_usage and last is not None:
+                usage = {**(last.get("usage") or {}), "cost_usd": self._cost(call)}
+                usage.setdefault("prompt_tokens", call.usage.prompt_tokens)
+                yield event({**last, "choices": [], "usage": usage})
+            length = screens.length
+            call.features["output_length"] = float(length)
+            await call.settle(200, DONE)
+            yield DONE
+        except OstiaryError as error:
+            yield await _told(call, error)
+
+    async def _search(self, call: Call, request: ChatCompletionRequest) -> Search:
+        assert request.ostiary is not None
+        if self._answers is None:
+            raise Unavailable("This gateway runs without retrieval.", code="retrieval_disabled")
+        wanted = request.ostiary
+        question = next(
+            (t for m in reversed(request.messages) if m.role == "user" for t in [_flat(m)] if t),
+            "",
+        )
+        if not question.strip():
+            raise BadRequest("A grounded chat needs a user message.", param="messages")
+        search = await self._answers.search(
+            call, wanted.vector_store_ids, question, wanted.max_num_results, wanted.filters
+        )
+        self._answers.note_health(call, search, request.model)
+        return search
+
+    async def _complete_grounded(
+        self, call: Call, request: ChatCompletionRequest
+    ) -> dict[str, Any]:
+        search = await self._search(call, request)
+        assert self._answers is not None
+        call.mark_screened("output")
+        text, annotations = "", []
+        async for piece in self._answers.stream(call, search, request.model, _sampling(request)):
+            text += piece.text
+            annotations += annotate(piece, len(text))
+        call.features["output_length"] = float(len(text))
+        message = {"role": "assistant", "content": text, "annotations": annotations}
+        return {
+            "id": new_id("chatcmpl-"),
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": request.model,
+            "choices": [
+                {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+            ],
+            "usage": self._usage(call),
+            "ostiary": _grounding(call, search),
+        }
+
+    async def _grounded_events(
+        self, call: Call, request: ChatCompletionRequest, search: Search, wants_usage: bool
+    ) -> AsyncIterator[bytes]:
+        assert self._answers is not None
+        head = {
+            "id": new_id("chatcmpl-"),
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": request.model,
+        }
+
+        def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
+            choice = {"index": 0, "delta": delta, "finish_reason": finish}
+            return event({**head, "choices": [choice], **more})
+
+        try:
+            yield chunk({"role": "assistant", "content": ""})
+            length, annotations = 0, []
+            async for piece in self._answers.stream(
+                call, search, request.model, _sampling(request)
+            ):
+                length += len(piece.text)
+                annotations += annotate(piece, length)
+                yield chunk({"content": piece.text})
+            call.features["output_length"] = float(length)
+            yield chunk({"annotations": annotations}, "stop", ostiary=_grounding(call, search))
+            if wants_usage:
+                yield event({**head, "choices": [], "usage": self._usage(call)})
+            await call.settle(200, DONE)
+            yield DONE
+        except OstiaryError as error:
+            yield await _told(call, error)
+
+    def _usage(self, call: Call) -> dict[str, Any]:
+        usage = call.usage
+        return {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+            "cost_usd": self._cost(call),
+        }
+
+
+def _sampling(request: ChatCompletionRequest) -> dict[str, Any]:
+    found = request.model_dump(include={"temperature", "top_p", "seed"}, exclude_none=True)
+    most = request.max_completion_tokens or request.max_tokens
+    return found if most is None else {**found, "max_tokens": most}
+
+
+def _flat(message: Any) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    return "\n".join(p.text for p in message.content or () if p.text)
+
+
+def annotate(piece: Piece, index: int) -> list[dict[str, Any]]:
+    """OpenAI's ``file_citation`` annotations of a piece that ends at ``index``."""
+    return [
+        {
+            "type": "file_citation",
+            "file_id": c.passage.file_id,
+            "filename": c.passage.filename,
+            "index": index,
+            "page": c.passage.page,
+            "section": c.passage.section,
+            "ordinal": c.passage.ordinal,
+            "quote": c.quote,
+        }
+        for c in piece.citations
+    ]
+
+
+def _grounding(call: Call, search: Search) -> dict[str, Any]:
+    return {
+        "grounded": search.grounds.answerable,
+        "relevance": round(search.grounds.relevance, 4),
+        "degraded": call.degraded,
+    }
+
+
+async def _told(call: Call, error: OstiaryError) -> bytes:
+    """Settle a stream that failed, and the event that says so."""
+    call.error_code = error.code
+    await call.settle(error.status)
+    return event(error.body(call.request_id))

@@ -1,0 +1,269 @@
+"""The Responses API: grounded answers with `file_search`, plain answers and function calls."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from sqlalchemy import delete, insert, select
+
+from app.errors import BadRequest, NotFound, Unavailable
+from app.gateway.call import Call
+from app.guardrails.service import Guardrails
+from app.llm.answer import Answers, Search, count_usage
+from app.llm.chat import annotate
+from app.llm.openai_types import (
+    ResponseObject,
+    ResponsesRequest,
+    replace_texts,
+    texts_of,
+)
+from app.llm.response_chat import chat_body, collect_calls, sampling
+from app.llm.response_events import Event, Events
+from app.llm.router import Router
+from app.llm.upstream import delta_text
+from app.monitoring.cost import Prices
+from app.store.db import Database
+from app.store.models import responses
+
+
+class Responses:
+    """The responses service of one gateway; kept responses belong to their tenant."""
+
+    def __init__(
+        self,
+        db: Database,
+        router: Router,
+        guardrails: Guardrails,
+        answers: Answers | None,
+        prices: Prices,
+    ) -> None:
+        self._db, self._router, self._guardrails = db, router, guardrails
+        self._answers, self._prices = answers, prices
+
+    async def screen_input(self, call: Call, request: ResponsesRequest) -> ResponsesRequest:
+        """Return the request with its texts as the policy lets them pass."""
+        call.model = request.model
+        self._router.available(request.model)
+        call.versions["model"] = request.model
+        texts = texts_of(request)
+        call.features["input_length"] = float(sum(map(len, texts)))
+        screened = await self._guardrails.screen(call, texts, "input")
+        return request if screened == texts else replace_texts(request, screened)
+
+    async def complete(self, call: Call, request: ResponsesRequest) -> dict[str, Any]:
+        """Answer as a whole; ``request`` has been screened."""
+        final: dict[str, Any] = {}
+        _, pairs = await self.open_stream(call, request)
+        async for kind, value in pairs:
+            if kind in ("response.completed", "response.incomplete"):
+                final = value["response"]
+        return final
+
+    async def open_stream(
+        self, call: Call, request: ResponsesRequest
+    ) -> tuple[Events, AsyncIterator[Event]]:
+        """Begin an answer as (event type, event) pairs; early errors are raised here."""
+        history = await self._history(call, request)
+        messages = [*history, *request.messages()]
+        tool = request.file_search()
+        events = Events(request)
+        if tool is None:
+            body = chat_body(request, messages)
+            stream = await self._router.stream_chat(body)
+            call.mark_screened("output")
+            return events, self._plain(call, request, events, messages, stream)
+        if self._answers is None:
+            raise Unavailable("This gateway runs without retrieval.", code="retrieval_disabled")
+        question = next(
+            (str(m["content"]) for m in reversed(messages) if m["role"] == "user" and m["content"]),
+            "",
+        )
+        if not question.strip():
+            raise BadRequest("file_search needs a user message to search for.", param="input")
+        search = await self._answers.search(
+            call, tool.vector_store_ids, question, tool.max_num_results, tool.filters
+        )
+        self._answers.note_health(call, search, request.model)
+        threshold = tool.ranking_options.score_threshold if tool.ranking_options else None
+        if threshold:
+            search.hits = [h for h in search.hits if h.score >= threshold]
+        call.mark_screened("output")  # each sentence is screened before it is given out
+        return events, self._grounded(call, request, events, messages, search)
+
+    async def _grounded(
+        self,
+        call: Call,
+        request: ResponsesRequest,
+        events: Events,
+        messages: list[dict[str, Any]],
+        search: Search,
+    ) -> AsyncIterator[Event]:
+        assert self._answers is not None
+        for event in events.begin():
+            yield event
+        results = None
+        if "file_search_call.results" in (request.include or ()):
+            texts = await self._guardrails.screen(
+                call, [h.passage.text for h in search.hits], "output"
+            )
+            results = [
+                {
+                    "file_id": h.passage.file_id,
+                    "filename": h.passage.filename,
+                    "score": round(h.score, 6),
+                    "text": text,
+                    "attributes": h.passage.attributes,
+                    "page": h.passage.page,
+                    "section": h.passage.section,
+                    "ordinal": h.passage.ordinal,
+                }
+                for h, text in zip(search.hits, texts, strict=True)
+            ]
+        for event in events.file_search([search.question], results):
+            yield event
+        for event in events.begin_text():
+            yield event
+        async for piece in self._answers.stream(call, search, request.model, sampling(request)):
+            for event in events.text(piece.text):
+                yield event
+            for event in events.annotations(annotate(piece, len(events.answer))):
+                yield event
+        for event in events.end_text():
+            yield event
+        call.features["output_length"] = float(len(events.answer))
+        metadata = {
+            "ostiary_grounded": "true" if search.grounds.answerable else "false",
+            "ostiary_relevance": f"{search.grounds.relevance:.4f}",
+        }
+        if call.degraded:
+            metadata["ostiary_degraded"] = call.degraded
+        yield await self._end(call, request, events, messages, metadata)
+
+    async def _plain(
+        self,
+        call: Call,
+        request: ResponsesRequest,
+        events: Events,
+        messages: list[dict[str, Any]],
+        stream: Any,
+    ) -> AsyncIterator[Event]:
+        for event in events.begin():
+            yield event
+        screen = self._guardrails.stream(call)
+        calls: dict[int, dict[str, str]] = {}
+        opened = False
+        cut = False
+        async with stream:
+            async for chunk in stream:
+                count_usage(call, chunk)
+                for choice in chunk.get("choices") or ():
+                    collect_calls(calls, choice)
+                    cut = cut or choice.get("finish_reason") == "length"
+                text = await self._guardrails.feed(screen, delta_text(chunk))
+                if text and not opened:
+                    opened = True
+                    for event in events.begin_text():
+                        yield event
+                if text:
+                    for event in events.text(text):
+                        yield event
+        rest = await self._guardrails.finish(screen)
+        if (rest or not calls) and not opened:
+            opened = True
+            for event in events.begin_text():
+                yield event
+        if rest:
+            for event in events.text(rest):
+                yield event
+        if opened:
+            for event in events.end_text():
+                yield event
+        for wanted in calls.values():
+            (arguments,) = await self._guardrails.screen(call, [wanted["arguments"]], "output")
+            for event in events.function_call({**wanted, "arguments": arguments}):
+                yield event
+        call.features["output_length"] = float(len(events.answer))
+        yield await self._end(call, request, events, messages, {}, incomplete=cut)
+
+    async def _end(
+        self,
+        call: Call,
+        request: ResponsesRequest,
+        events: Events,
+        messages: list[dict[str, Any]],
+        metadata: dict[str, str],
+        incomplete: bool = False,
+    ) -> Event:
+        usage = call.usage
+        events.response["usage"] = {
+            "input_tokens": usage.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": usage.completion_tokens,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+            "cost_usd": self._prices.cost_nano_usd(call.model, usage) / 1e9,
+        }
+        events.response["metadata"] = {**(request.metadata or {}), **metadata}
+        if incomplete:
+            events.response["incomplete_details"] = {"reason": "max_output_tokens"}
+        kind, event = events.end("incomplete" if incomplete else "completed")
+        if request.store is not False:
+            await self._keep(call, messages, events, event["response"])
+        return kind, event
+
+    async def _keep(
+        self,
+        call: Call,
+        messages: list[dict[str, Any]],
+        events: Events,
+        response: dict[str, Any],
+    ) -> None:
+        said: dict[str, Any] = {"role": "assistant", "content": events.answer or None}
+        tools = [o for o in response["output"] if o["type"] == "function_call"]
+        if tools:
+            said["tool_calls"] = [
+                {
+                    "id": o["call_id"],
+                    "type": "function",
+                    "function": {"name": o["name"], "arguments": o["arguments"]},
+                }
+                for o in tools
+            ]
+        async with self._db.write() as connection:
+            await connection.execute(
+                insert(responses).values(
+                    id=response["id"],
+                    tenant_id=call.tenant_id,
+                    created_at=time.time(),
+                    input=[*(m for m in messages if m["role"] != "system"), said],
+                    body=response,
+                )
+            )
+
+    async def _history(self, call: Call, request: ResponsesRequest) -> list[dict[str, Any]]:
+        if request.previous_response_id is None:
+            return []
+        row = await self._row(call.tenant_id, request.previous_response_id)
+        return list(row["input"])
+
+    async def _row(self, tenant_id: str, response_id: str) -> Any:
+        query = select(responses).where(
+            responses.c.id == response_id, responses.c.tenant_id == tenant_id
+        )
+        async with self._db.read() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        if row is None:
+            raise NotFound("response", response_id)
+        return row
+
+    async def get(self, tenant_id: str, response_id: str) -> ResponseObject:
+        """A kept response; raises NotFound."""
+        return ResponseObject.model_validate((await self._row(tenant_id, response_id))["body"])
+
+    async def delete(self, tenant_id: str, response_id: str) -> None:
+        """Forget a kept response."""
+        await self._row(tenant_id, response_id)
+        async with self._db.write() as connection:
+            await connection.execute(delete(responses).where(responses.c.id == response_id))

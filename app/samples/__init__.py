@@ -1,0 +1,1 @@
+"""The sample pages and questions that a first start, the tests and the benchmarks share."""

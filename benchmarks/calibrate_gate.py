@@ -1,0 +1,119 @@
+"""Fits the constants of app/llm/gate.py on the calibration questions.
+
+Needs a data directory with the sample knowledge base (``make up``) and no gateway running on
+it: ``ostiary down && python -m benchmarks.calibrate_gate``. Prints the constants to copy into
+gate.py, and how often questions left out of the fit (leave-one-out) are judged wrongly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+
+from app.gateway.call import Call, Principal
+from app.llm.gate import JUDGED, measure
+from app.pools import Pool
+from app.retrieval.collections import VectorStores
+from app.retrieval.embedding import (
+    CrossEncoder,
+    OnnxEmbedder,
+    packaged_bge_dir,
+    packaged_reranker_dir,
+)
+from app.settings import Settings
+from app.store.db import Database
+from app.store.models import vector_stores
+from app.up import SAMPLE_STORE
+
+QUESTIONS = Path("app/samples/calibration.jsonl")
+INVENTED = 1.5  # cost of answering what cannot be answered; a needless refusal costs 1
+RIDGE = 1.0
+Floats = NDArray[np.float64]
+
+
+async def measure_all(questions: list[dict[str, object]]) -> Floats:
+    """The features of each question, array of shape (n, 4)."""
+    settings = Settings()
+    db = Database(settings.sql_url)
+    pool = Pool("query", settings.cpu_threads)
+    embedder = OnnxEmbedder(settings.embedding_dir or packaged_bge_dir(), settings.cpu_threads)
+    scorer = CrossEncoder(settings.reranker_dir or packaged_reranker_dir(), settings.cpu_threads)
+    stores = VectorStores(db, embedder, pool, pool, settings.data_dir / "indexes")
+    query = select(vector_stores.c.id, vector_stores.c.tenant_id).where(
+        vector_stores.c.name == SAMPLE_STORE
+    )
+    async with db.read() as connection:
+        store_id, tenant_id = (await connection.execute(query)).one()
+    principal = Principal(tenant_id, "calibration", None, frozenset("*"))
+    call = Call("calibration", "calibration", "cli", "calibration", principal)
+    rows = []
+    for item in questions:
+        question = str(item["question"])
+        hits = await stores.hits(call, [store_id], question, JUDGED)
+        rows.append(measure(scorer, question, hits)[0])
+    await stores.close()
+    await db.close()
+    pool.close()
+    return np.array(rows)
+
+
+def fit(x: Floats, y: Floats) -> Floats:
+    """Ridge logistic regression with balanced classes by Newton's method.
+
+    Args:
+        x: array of shape (n, d).
+        y: array of shape (n,), 1 for answerable.
+
+    Returns:
+        Array of shape (d + 1,): the weights of the raw features, then the bias.
+    """
+    mean, spread = x.mean(0), x.std(0)
+    z = np.c_[(x - mean) / spread, np.ones(len(x))]
+    weight = np.where(y > 0, 0.5 / y.mean(), INVENTED * 0.5 / (1 - y.mean()))
+    ridge = np.diag([RIDGE] * x.shape[1] + [0.0])
+    w = np.zeros(z.shape[1])
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-z @ w))
+        slope = (z * (weight * p * (1 - p))[:, None]).T @ z + ridge
+        w -= np.linalg.solve(slope, z.T @ (weight * (p - y)) + ridge @ w)
+    raw: Floats = np.append(w[:-1] / spread, w[-1] - (w[:-1] * mean / spread).sum())
+    return raw
+
+
+def predict(w: Floats, x: Floats) -> Floats:
+    """Probabilities, array of shape (n,), that the questions can be answered."""
+    result: Floats = 1 / (1 + np.exp(-(x @ w[:-1] + w[-1])))
+    return result
+
+
+def main() -> None:
+    """Measure, fit, and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--questions", type=Path, default=QUESTIONS)
+    given = parser.parse_args()
+    questions = [json.loads(line) for line in given.questions.read_text().splitlines()]
+    y = np.array([float(q["answerable"]) for q in questions])
+    x = asyncio.run(measure_all(questions))
+    left_out = np.array(
+        [predict(fit(np.delete(x, i, 0), np.delete(y, i)), x[i : i + 1])[0] for i in range(len(y))]
+    )
+    w = fit(x, y)
+    print("WEIGHTS =", tuple(round(float(v), 3) for v in w[:-1]))
+    print("BIAS =", round(float(w[-1]), 3))
+    for threshold in (0.3, 0.4, 0.5, 0.6, 0.7):
+        refused = int(((left_out < threshold) & (y > 0)).sum())
+        declined = int(((left_out < threshold) & (y == 0)).sum())
+        print(
+            f"threshold {threshold}: {declined} of {int((y == 0).sum())} unanswerable declined, "
+            f"{refused} of {int(y.sum())} answerable refused"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The detector finds what Presidio's recognizers find, without running them on every text."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+
+from app.guardrails.entities import PATTERN_ENTITIES
+from app.guardrails.pii import Finding, PiiDetector, _without_overlaps
+from app.guardrails.recognizers import counts, pattern_recognizers
+from tests.guardrails.texts import text as make_text
+
+
+def presidio_on_the_whole(detector: PiiDetector, text: str) -> list[Finding]:
+    found = [
+        Finding(entity, r.start, r.end, r.score)
+        for entity, (_, recognizer) in detector._recognizers.items()
+        for r in recognizer.analyze(text, [entity])
+        if counts(entity, text[r.start : r.end])
+    ]
+    return _without_overlaps(found)
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_findings_equal_those_of_presidio_on_the_whole_text(
+    detector: PiiDetector, seed: int
+) -> None:
+    text, _ = make_text(seed)
+    found = detector.detect(text, PATTERN_ENTITIES, lambda _: 0.0)
+    assert found == presidio_on_the_whole(detector, text), text
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_every_planted_value_is_covered(detector: PiiDetector, seed: int) -> None:
+    text, known = make_text(seed)
+    found = detector.detect(text, PATTERN_ENTITIES, lambda _: 0.3)
+    for value in known:
+        start = text.index(value.text)
+        end = start + len(value.text.split(" ext")[0])
+        assert any(f.start <= start and end <= f.end for f in found), (value, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "entities"),
+    [
+        ("card 4111 1111 1111 1111 ok", ["CREDIT_CARD"]),
+        ("card 4111 1111 1111 1112 bad checksum", []),
+        ("GB82 WEST 1234 5698 7654 32", ["IBAN_CODE"]),
+        ("a@b is no address", []),
+        ("me@example.com", ["EMAIL_ADDRESS"]),
+        ("ssn 234-56-7891.", ["US_SSN"]),
+        ("at fe80::1 and fe:ab:cd:ef:fe:ab:cd:ef", ["IP_ADDRESS", "IP_ADDRESS"]),
+        ("wallet 1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa", ["CRYPTO"]),
+        ("in 1690 and 2024", []),
+        ("", []),
+    ],
+)
+def test_known_values_and_near_misses(
+    detector: PiiDetector, text: str, entities: list[str]
+) -> None:
+    found = detector.detect(text, PATTERN_ENTITIES, lambda _: 0.3)
+    assert [f.entity for f in found] == entities
+
+
+def test_overlapping_findings_merge_so_that_no_part_stays_readable() -> None:
+    merged = _without_overlaps([Finding("A", 0, 6, 0.4), Finding("B", 4, 10, 1.0)])
+    assert merged == [Finding("B", 0, 10, 1.0)]
+
+
+def test_threshold_drops_weak_findings(detector: PiiDetector) -> None:
+    weak = "number 234567891 here"  # nine digits alone are a very weak sign
+    assert detector.detect(weak, ["US_SSN"], lambda _: 0.4) == []
+    assert [f.entity for f in detector.detect(weak, ["US_SSN"], lambda _: 0.0)] == ["US_SSN"]
+
+
+def test_long_input_without_spaces_is_screened_in_linear_time(detector: PiiDetector) -> None:
+    hostile = "a." * 40_000 + "@" + "1" * 20_000 + " jane@example.com"
+    began = time.perf_counter()
+    found = detector.detect(hostile, PATTERN_ENTITIES, lambda _: 0.3)
+    assert time.perf_counter() - began < 20
+    assert any(hostile[f.start : f.end] == "jane@example.com" for f in found)
+
+
+def test_value_over_a_cut_of_a_very_long_token_is_found(detector: PiiDetector) -> None:
+    for pad in range(1600, 2100, 7):
+        text = "k=" + "v" * pad + ";jane.doe@example.com;" + "w" * 3000
+        found = detector.detect(text, ["EMAIL_ADDRESS"], lambda _: 0.3)
+        at = text.index("jane.doe@example.com")
+        assert any(f.start <= at and at + 20 <= f.end for f in found), pad
+
+
+def test_presidio_logs_no_values(caplog: pytest.LogCaptureFixture) -> None:
+    recognizer = pattern_recognizers()["IBAN_CODE"][1]
+    with caplog.at_level(logging.DEBUG):
+        recognizer.validate_result("GB82!WEST")
+    assert "WEST" not in caplog.text
+
+
+def test_names_and_places_are_found_by_the_language_model(detector: PiiDetector) -> None:
+    text = "Angela Merkel met Tim Cook in Berlin. They talked for an hour."
+    found = detector.detect(text, ["PERSON", "LOCATION"], lambda _: 0.4)
+    assert [(f.entity, text[f.start : f.end]) for f in found] == [
+        ("PERSON", "Angela Merkel"),
+        ("PERSON", "Tim Cook"),
+        ("LOCATION", "Berlin"),
+    ]
+    assert found == detector.detect(text, ["PERSON", "LOCATION"], lambda _: 0.4)
