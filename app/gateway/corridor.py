@@ -16,6 +16,7 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 
 from app.errors import BadRequest, Forbidden, OstiaryError, TooLarge, Unavailable
+from app.gateway.body import Receive
 from app.gateway.call import Call, Direction, Principal, Usage
 from app.gateway.idempotency import Idempotency, Ticket
 from app.gateway.identity import Identity

@@ -219,9 +219,7 @@ class AuditLog:
         fault = f"{min(orphans)}: records without a chain head" if orphans else None
         return Verdict(count, len(chains), fault)
 
-    def _verify_chain(
-        self, connection: Connection, head: RowMapping
-    ) -> tuple[int, str | None]:
+    def _verify_chain(self, connection: Connection, head: RowMapping) -> tuple[int, str | None]:
         tenant_id, prev, seq = str(head["tenant_id"]), GENESIS, 0
         rows = connection.execution_options(yield_per=1000).execute(
             select(audit).where(audit.c.tenant_id == tenant_id).order_by(audit.c.seq)
