@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from app.errors import MissingExtra, Unavailable
 
 BGE_QUERY_PREFIX = "Represent this sentence for searching relevant passages: "
-_BATCH_TEXTS = 16
-_BATCH_TOKENS = 4096
 _TOKENIZE_TEXTS = 2048
 
 Tokens = tuple[list[int], list[int]]  # ids and segment ids of one text
@@ -98,34 +96,22 @@ class _OnnxModel:
         with (self.model_dir / "model.onnx").open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def _run(self, batch: list[Tokens]) -> NDArray[np.float32]:
-        width = max(len(ids) for ids, _ in batch)
+    def _run(self, tokens: Tokens) -> NDArray[np.float32]:
+        """The model's output for one text, its first row.
+
+        One at a time: dynamic int8 gives all texts of a batch one scale, so a text's vector
+        would depend on its neighbours (cosine down to 0.995, measured), and without padding
+        it takes no longer (7.7 CPU seconds for 110 passages of 144 tokens; 10.2 in batches).
+        """
+        ids, segments = tokens
         feed = {
-            name: np.zeros((len(batch), width), dtype=np.int64)
-            for name in ("input_ids", "attention_mask", "token_type_ids")
+            "input_ids": np.array([ids], np.int64),
+            "attention_mask": np.ones((1, len(ids)), np.int64),
+            "token_type_ids": np.array([segments], np.int64),
         }
-        for row, (ids, segments) in enumerate(batch):
-            feed["input_ids"][row, : len(ids)] = ids
-            feed["attention_mask"][row, : len(ids)] = 1
-            feed["token_type_ids"][row, : len(ids)] = segments
         wanted = {name: value for name, value in feed.items() if name in self._inputs}
-        output: NDArray[np.float32] = self._session.run(None, wanted)[0]
+        output: NDArray[np.float32] = self._session.run(None, wanted)[0][0]
         return output
-
-
-def _batches(lengths: list[int]) -> list[list[int]]:
-    """Group positions of like length, so that little work goes into padding."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    batches: list[list[int]] = []
-    for position in order:
-        last = batches[-1] if batches else []
-        # Ascending order: the new text is the longest and sets the padded width.
-        room = last and (len(last) + 1) * lengths[position] <= _BATCH_TOKENS
-        if room and len(last) < _BATCH_TEXTS:
-            last.append(position)
-        else:
-            batches.append([position])
-    return batches
 
 
 class OnnxEmbedder(_OnnxModel):
@@ -157,10 +143,8 @@ class OnnxEmbedder(_OnnxModel):
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         for start in range(0, len(texts), _TOKENIZE_TEXTS):
             part = texts[start : start + _TOKENIZE_TEXTS]
-            tokens = [self._cut(encoding) for encoding in self._tokenizer.encode_batch(part)]
-            for positions in _batches([len(ids) for ids, _ in tokens]):
-                states = self._run([tokens[position] for position in positions])
-                vectors[[start + position for position in positions]] = states[:, 0]
+            for row, encoding in enumerate(self._tokenizer.encode_batch(part), start):
+                vectors[row] = self._run(self._cut(encoding))[0]
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
@@ -198,9 +182,7 @@ class CrossEncoder(_OnnxModel):
         Returns:
             float32 array of shape (n,), each in 0..1, higher is more relevant.
         """
-        scores = np.empty(len(texts), dtype=np.float32)
         encodings = self._tokenizer.encode_batch([(query, text) for text in texts])
-        tokens: list[Tokens] = [(encoding.ids, encoding.type_ids) for encoding in encodings]
-        for positions in _batches([len(ids) for ids, _ in tokens]):
-            scores[positions] = self._run([tokens[position] for position in positions])[:, 0]
+        logits = [self._run((e.ids, e.type_ids))[0] for e in encodings]
+        scores = np.array(logits, dtype=np.float32)
         return (1.0 / (1.0 + np.exp(-scores))).astype(np.float32)

@@ -47,6 +47,13 @@ def test_passages_become_unit_vectors_in_their_order(embedder: OnnxEmbedder) -> 
         assert embedder.encode_passages([text])[0] @ together[row] > 0.97
 
 
+def test_a_vector_does_not_depend_on_what_is_embedded_beside_it(embedder: OnnxEmbedder) -> None:
+    texts = ["a door", "the keeper of a door " * 40, "rain"]
+    together = embedder.encode_passages(texts)
+    for text, vector in zip(texts, together, strict=True):
+        assert (embedder.encode_passages([text])[0] == vector).all()
+
+
 def test_no_passages_give_an_empty_array(embedder: OnnxEmbedder) -> None:
     assert embedder.encode_passages([]).shape == (0, 384)
 

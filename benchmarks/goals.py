@@ -1,0 +1,109 @@
+"""Runs the benchmark of one goal and says in one JSON object whether the goal holds.
+
+    python -m benchmarks.goals G2
+
+The last line printed is ``{"goal", "value", "target", "unit", "holds", "peers", "runs",
+"machine", "versions"}``; a goal of several parts has lists. Exits 0 when it ran, whether or not
+the goal holds, and 2 for a goal that has no benchmark yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import gateway, rig, start
+
+
+def _of_gateway(goal: str, result: dict[str, Any], peers: dict[str, Any], runs: int) -> Any:
+    judged = [v for v in result["verdicts"] if v["goal"] == goal]
+    return {
+        "goal": goal,
+        "value": [v["value"] for v in judged],
+        "target": [v["target"] for v in judged],
+        "unit": [f"{v['unit']} ({v['what']})" for v in judged],
+        "holds": all(v["holds"] for v in judged),
+        "peers": peers,
+        "runs": runs,
+        "machine": result["machine"],
+        "versions": result["versions"],
+    }
+
+
+def latency(short: bool) -> dict[str, Any]:
+    """G2: latency added, against the bare proxy."""
+    plan = gateway.SHORT if short else gateway.Plan()
+    result = gateway.run(plan, ("calls",))
+    rig.write_json("G2", result)
+    peers = {
+        name: {
+            "added_p50_ms_1_client": by_clients["1"]["added_p50_ms"],
+            "added_p99_ms_16_clients": by_clients["16"]["added_p99_ms"],
+            "rps_16_clients": by_clients["16"]["rps"],
+        }
+        for name, by_clients in result["calls"].items()
+    }
+    found: dict[str, Any] = _of_gateway("G2", result, peers, plan.rounds)
+    return found
+
+
+def streams(short: bool) -> dict[str, Any]:
+    """G3: first token and a thousand open streams, against a direct call."""
+    plan = gateway.SHORT if short else gateway.Plan()
+    result = gateway.run(plan, ("streams",))
+    rig.write_json("G3", result)
+    peers: dict[str, Any] = {}
+    for name, found in result["open_streams"]["targets"].items():
+        peers[name] = {k: v for k, v in found.items() if k != "rounds"}
+        for shape, by_target in result["first_token"].items():
+            key = f"first_token_added_p50_ms, {shape}"
+            peers[name][key] = by_target["targets"][name]["added_p50_ms"]
+    runs = min(plan.rounds, plan.open_rounds)
+    judged: dict[str, Any] = _of_gateway("G3", result, peers, runs)
+    return judged
+
+
+def starting(short: bool) -> dict[str, Any]:
+    """G17: import and start."""
+    result = start.run()
+    rig.write_json("G17", result)
+    return {
+        "goal": "G17",
+        "value": result["value"],
+        "target": result["target"],
+        "unit": ["s (import app.main)", "s (start to ready)"],
+        "holds": result["holds"],
+        "peers": {},
+        "runs": len(result["ready_s"]),
+        "machine": result["machine"],
+        "versions": result["versions"],
+    }
+
+
+GOALS: dict[str, Callable[[bool], dict[str, Any]]] = {
+    "G2": latency,
+    "G3": streams,
+    "G17": starting,
+}
+
+
+def main() -> int:
+    """Read the command line and run one goal."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("goal")
+    parser.add_argument("--short", action="store_true", help="the short form of its benchmark")
+    given = parser.parse_args()
+    measure = GOALS.get(given.goal.upper())
+    if measure is None:
+        known = ", ".join(GOALS)
+        print(f"There is no benchmark of goal '{given.goal}'; known: {known}.", file=sys.stderr)
+        return 2
+    print(json.dumps(measure(given.short)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
