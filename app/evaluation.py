@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import aiohttp
 import numpy as np
@@ -211,14 +210,12 @@ async def ask(client: Client, vector_store_id: str, question: Question, model: s
             f"v1/vector_stores/{vector_store_id}/search",
             {"query": question.question, "max_num_results": TOP},
         )
-        found = tuple(_name(hit["filename"]) for hit in page["data"])
+        found = tuple(str(hit["filename"]) for hit in page["data"])
         response = await client.ask(vector_store_id, question.question, model)
         if response.get("status") not in (None, "completed", "incomplete"):
             error = f"The response ended as {response['status']}."
     except ApiError as refused:
         error = str(refused)
-    except json.JSONDecodeError:
-        error = "The gateway's reply was not JSON."
     text, cited = read_answer(response)
     metadata = response.get("metadata") or {}
     return Row(
@@ -245,13 +242,8 @@ def read_answer(response: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
         for part in item["content"]
     ]
     notes = [note for part in parts for note in part.get("annotations") or ()]
-    cited = [_name(n["filename"]) for n in notes if n["type"] == "file_citation"]
+    cited = [n["filename"] for n in notes if n["type"] == "file_citation"]
     return "".join(p.get("text", "") for p in parts), tuple(dict.fromkeys(cited))
-
-
-def _name(filename: str) -> str:
-    """Undo the percent-encoding that some HTTP clients apply to names in an upload form."""
-    return unquote(filename)
 
 
 async def run_sample(

@@ -16,6 +16,7 @@ from app import __version__
 from app.api import (
     admin,
     chat,
+    docs,
     embeddings,
     files,
     guardrails,
@@ -44,6 +45,7 @@ ROUTERS = (
     monitoring.router,
     admin.router,
     health.router,
+    docs.router,
     pages.router,
 )
 
@@ -70,12 +72,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=__version__,
         summary="A private AI service layer: one governed gateway for your models and your data.",
         lifespan=lifespan,
-        docs_url="/docs",
+        docs_url=None,  # app/api/docs.py: without a CDN
         redoc_url=None,
         separate_input_output_schemas=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours is app/monitoring
     )
     for router in ROUTERS:
         app.include_router(router)
+    app.mount(docs.ASSETS, docs.assets(), name="docs-assets")
     app.mount("/static", pages.static_files(), name="static")
     app.add_exception_handler(OstiaryError, _on_ostiary_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)

@@ -31,6 +31,10 @@ class Settings(BaseSettings):
     blob_url: str | None = Field(
         None, description="fsspec URL of the file store; empty: a folder of the data directory."
     )
+    segments_url: str | None = Field(
+        None,
+        description="fsspec URL of the vector segments; empty: a folder of the data directory.",
+    )
     redis_url: str | None = Field(None, description="Shared limits; empty: counted in process.")
     host: str = Field("127.0.0.1", description="Address the gateway listens on.")
     port: int = Field(8700, description="Port the gateway listens on.")
@@ -50,7 +54,9 @@ class Settings(BaseSettings):
     )
     llm_timeout_s: float = Field(120.0, description="Longest silence of the model server, seconds.")
     vllm_python: Path | None = Field(
-        None, description="Python of vLLM's own environment; empty: .vllm beside the checkout."
+        None,
+        description="Python of vLLM's own environment; empty: that of .vllm beside the checkout "
+        "or the data directory.",
     )
     price_prompt_usd_per_mtok: float = Field(0.05, description="USD per million prompt tokens.")
     price_completion_usd_per_mtok: float = Field(0.20, description="USD per million output tokens.")
@@ -83,7 +89,8 @@ class Settings(BaseSettings):
     max_json_bytes: int = Field(10 * 2**20, description="Largest JSON body, bytes.")
     max_file_bytes: int = Field(512 * 2**20, description="Largest uploaded file, bytes.")
     bootstrap_admin_key: SecretStr | None = Field(
-        None, description="First admin key; made at random and printed once when empty."
+        None,
+        description="First admin key; empty: made at random into admin.key of the data directory.",
     )
     oidc_issuer: str | None = Field(None, description="Issuer of accepted JWTs.")
     oidc_audience: str | None = Field(None, description="Audience of accepted JWTs.")
@@ -92,7 +99,10 @@ class Settings(BaseSettings):
     )
     oidc_tenant_claim: str = Field("tenant", description="Claim that names the tenant.")
     oidc_scope_claim: str = Field("scope", description="Claim that holds the scopes.")
-    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+    log_level: Annotated[
+        str,
+        Field(pattern="^(debug|info|warning|error)$", description="Least severe line to log."),
+    ] = "info"
 
     @classmethod
     def settings_customise_sources(

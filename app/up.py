@@ -42,8 +42,12 @@ def pid_of(settings: Settings) -> int | None:
     try:
         pid = int((settings.data_dir / "gateway.pid").read_text())
         os.kill(pid, 0)
+        if _is_zombie(pid):
+            return None
         command = Path(f"/proc/{pid}/cmdline")
-        if command.exists() and b"app.cli" not in command.read_bytes():
+        # empty for a moment while the process is being started
+        words = command.read_bytes() if command.exists() else b""
+        if words and b"app.cli" not in words:
             return None  # the id was given to another program
         return pid
     except (OSError, ValueError):
@@ -75,7 +79,7 @@ def stop(settings: Settings, timeout_s: float = 40) -> bool:
         return False
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + timeout_s
-    while pid_of(settings) is not None and not _is_zombie(pid):
+    while pid_of(settings) is not None:
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.1)
@@ -133,7 +137,8 @@ async def load_sample(client: Client, settings: Settings, say: Say) -> str:
     if counts["completed"] >= len(pages):
         say(f"Sample knowledge base: {counts['completed']} documents, already loaded.")
         return store_id
-    if counts["total"] < len(pages):
+    if counts["completed"] + counts["in_progress"] < len(pages):
+        await _detach_failed(client, store_id)
         have = await _filenames(client, store_id)
         wanted = [p for p in pages if relative_name(p) not in have]
         gate = asyncio.Semaphore(8)
@@ -160,6 +165,17 @@ async def load_sample(client: Client, settings: Settings, say: Say) -> str:
     return store_id
 
 
+async def _detach_failed(client: Client, store_id: str) -> None:
+    """Make room for another try."""
+    files = f"v1/vector_stores/{store_id}/files"
+    while True:
+        page = await client.call("GET", files, limit="100", filter="failed")
+        for file in page["data"]:
+            await client.call("DELETE", f"{files}/{file['id']}")
+        if not page["has_more"]:
+            return
+
+
 async def _filenames(client: Client, store_id: str) -> set[str]:
     names: set[str] = set()
     after: dict[str, str] = {}
@@ -181,7 +197,7 @@ async def _filenames(client: Client, store_id: str) -> set[str]:
 
 
 class _Progress:
-    """Says how far a batch is, at most every five seconds."""
+    """Says how far a batch is, at most every 15 seconds."""
 
     def __init__(self, say: Say) -> None:
         self.say = say
@@ -190,7 +206,7 @@ class _Progress:
     def __call__(self, counts: dict[str, int]) -> None:
         now = time.monotonic()
         done, total = counts["completed"] + counts["failed"], counts["total"]
-        if now - self.last < 5 or not done:
+        if now - self.last < 15 or not done:
             return
         self.last = now
         left = (now - self.began) / done * (total - done)

@@ -125,7 +125,9 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     embedder, scorer = None, None
     if settings.embedded_retrieval:
         embedder, scorer = await asyncio.to_thread(_load_models, settings)
-    stores = VectorStores(db, embedder, query_pool, work_pool, data / "indexes")
+    stores = VectorStores(
+        db, embedder, query_pool, work_pool, data / "indexes", settings.segments_url
+    )
     stack.push_async_callback(stores.close)
     files = FileService(db, blobs, settings.max_file_bytes)
     ingestion = Ingestion(jobs, files, stores, work_pool, data / "scratch")

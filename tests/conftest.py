@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from app.settings import normal_url
+
 ADMIN_KEY = "osk-00000000000000aa-" + "t" * 43
 ROOT = Path(__file__).parent.parent
 
@@ -107,21 +109,34 @@ def postgres_server() -> Iterator[str]:
 @pytest.fixture
 def new_postgres_url(postgres_server: str) -> Iterator[Callable[[], str]]:
     """Makes a fresh database each time it is called; returns its URL."""
-    import psycopg
-
     made: list[str] = []
 
     def make() -> str:
-        name = f"t{os.getpid()}_{time.monotonic_ns()}"
-        with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        made.append(name)
-        return f"{postgres_server}/{name}"
+        made.append(create_database(postgres_server))
+        return made[-1]
 
     yield make
-    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
-        for name in made:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    for url in made:
+        drop_database(url)
+
+
+def create_database(server: str) -> str:
+    """Make a fresh database on a PostgreSQL server; returns its URL."""
+    import psycopg
+
+    name = f"t{os.getpid()}_{time.monotonic_ns()}"
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{server}/{name}"
+
+
+def drop_database(url: str) -> None:
+    """Drop a database with whoever is connected to it."""
+    import psycopg
+
+    server, _, name = url.rpartition("/")
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
@@ -151,8 +166,6 @@ def redis_url() -> Iterator[str]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a fresh database; each test runs on SQLite and on PostgreSQL."""
-    from app.settings import normal_url
-
     if request.param == "sqlite":
         return normal_url(None, tmp_path / "test.db")
     make: Callable[[], str] = request.getfixturevalue("new_postgres_url")
@@ -167,6 +180,7 @@ class Gateway:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.key = ADMIN_KEY
+        self.database_url = normal_url(env.get("OSTIARY_DATABASE_URL"), data_dir / "ostiary.db")
         self.env = {
             **{k: v for k, v in os.environ.items() if not k.startswith("OSTIARY_")},
             "OSTIARY_DATA_DIR": str(data_dir),
@@ -236,16 +250,22 @@ def fake_model_server() -> Iterator[str]:
         server.wait(10)
 
 
-@pytest.fixture(scope="session")
-def gateway(tmp_path_factory: pytest.TempPathFactory, fake_model_server: str) -> Iterator[Gateway]:
-    """One gateway on SQLite, shared by the tests that do not harm it."""
-    server = Gateway(
-        tmp_path_factory.mktemp("gateway") / "data",
-        {"OSTIARY_LLM_URL": fake_model_server, "OSTIARY_LLM_MODEL": "stub"},
-    )
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def gateway(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    fake_model_server: str,
+) -> Iterator[Gateway]:
+    """One gateway on each database, shared by the tests that do not harm it."""
+    env = {"OSTIARY_LLM_URL": fake_model_server, "OSTIARY_LLM_MODEL": "stub"}
+    if request.param == "postgresql":
+        env["OSTIARY_DATABASE_URL"] = create_database(request.getfixturevalue("postgres_server"))
+    server = Gateway(tmp_path_factory.mktemp("gateway") / "data", env)
     server.start()
     yield server
     server.stop()
+    if request.param == "postgresql":
+        drop_database(env["OSTIARY_DATABASE_URL"])
 
 
 @pytest.fixture

@@ -59,7 +59,8 @@ async def upload_file(
 ) -> FileObject:
     """Upload one file; it is stored durably when this returns."""
     services = request.app.state.services
-    return shown(await services.files.upload(call, file.filename or "", purpose, file.file))
+    key = request.headers.get("idempotency-key")
+    return shown(await services.files.upload(call, file.filename or "", purpose, file.file, key))
 
 
 @router.get("")
@@ -121,7 +122,7 @@ async def _chunks(stream: IO[bytes]) -> AsyncIterator[bytes]:
 async def delete_file(request: Request, call: Write, file_id: Id) -> Deleted:
     """Delete a file, and its passages from every vector store."""
     services: Any = request.app.state.services
-    await services.files.get(call.tenant_id, file_id)
-    await services.vector_stores.detach_everywhere(call.tenant_id, file_id)
-    await services.files.delete(call.tenant_id, file_id)
+    file = await services.files.get(call.tenant_id, file_id)
+    await services.vector_stores.delete_file(call.tenant_id, file_id)
+    await services.files.erase(file_id, file.blob)
     return Deleted(id=file_id, object="file")

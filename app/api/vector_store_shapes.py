@@ -6,11 +6,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.common import AttributeMap, Metadata
+from app.api.common import Metadata
 from app.errors import BadRequest
 from app.retrieval.collections import StoreFile, VectorStore
 from app.retrieval.types import Hit
 
+Number = Annotated[float, Field(allow_inf_nan=False)]  # JSON has no other
+AttributeMap = Annotated[
+    dict[
+        Annotated[str, Field(min_length=1, max_length=64)],
+        Annotated[str, Field(max_length=512)] | bool | Number,
+    ],
+    Field(max_length=16),
+]
 FileIds = Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=500)]
 Name = Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$")]
 

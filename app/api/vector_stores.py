@@ -52,6 +52,8 @@ async def _shown(services: Any, tenant_id: str, store_id: str) -> StoreObject:
 async def create_vector_store(request: Request, call: Write, body: CreateBody) -> StoreObject:
     """Make a vector store, and attach files to it."""
     services: Any = request.app.state.services
+    if body.file_ids:  # before anything is made
+        await services.files.require(call.tenant_id, body.file_ids, "file_ids")
     store = await services.vector_stores.create(
         call,
         name=body.name,

@@ -47,7 +47,7 @@ class Scope:
         self.screens = frozenset(screens)
         self.upload = upload
 
-    def __call__(self, request: Request) -> Call:
+    async def __call__(self, request: Request) -> Call:  # a plain one costs a thread switch
         call: Call = request.scope["ostiary_call"]
         return call
 
@@ -61,13 +61,14 @@ class GovernedRoute(APIRoute):
         if len(found) != 1:
             raise TypeError(f"{self.path}: a governed route names exactly one Scope")
         self.required = found[0]
-        inner = self.app
 
-        async def governed(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-            corridor: Corridor = scope["app"].state.corridor
-            await corridor.walk(inner, self.path, self.required, scope, receive, send)
-
-        self.app = governed
+    async def handle(self, scope: MutableMapping[str, Any], receive: Receive, send: Any) -> None:
+        """Where every way of including a router ends, so here the corridor begins."""
+        if scope["method"] not in (self.methods or ()):
+            await super().handle(scope, receive, send)  # 405; no room is reached
+            return
+        corridor: Corridor = scope["app"].state.corridor
+        await corridor.walk(super().handle, self.path, self.required, scope, receive, send)
 
 
 class Corridor:

@@ -6,6 +6,7 @@ import hmac
 import time
 from collections.abc import MutableMapping
 from typing import Any
+from urllib.parse import unquote
 
 from sqlalchemy import select
 
@@ -135,7 +136,7 @@ def cookie_of(headers: dict[bytes, bytes]) -> str:
     for pair in headers.get(b"cookie", b"").decode("latin-1").split(";"):
         name, _, value = pair.strip().partition("=")
         if name == COOKIE:
-            return value
+            return unquote(value)
     return ""
 
 

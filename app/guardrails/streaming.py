@@ -44,8 +44,13 @@ class StreamScreen:
 
     def _release(self, *, final: bool) -> str:
         text, start = self._text, self._out
+        ends = list(self._ends(text, start, self._find, final=final))
+        if not ends:
+            return ""
+        if not self.by_sentence:
+            ends = ends[-1:]  # where all may go out at once, it is screened at once
         parts = []
-        for end in self._ends(text, start, self._find, final=final):
+        for end in ends:
             parts.append(self._screen(text[start:end]))
             start = end
         forget = max(0, start - CONTEXT)

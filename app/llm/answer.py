@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.gateway.call import Call
@@ -79,8 +79,16 @@ class Answers:
         k: int | None = None,
         filters: dict[str, Any] | None = None,
     ) -> Search:
-        """Find passages for a (screened) question and judge whether they answer it."""
+        """Find passages for a (screened) question and judge whether they answer it.
+
+        The passages are screened first: neither the model server nor a quotation gets what
+        the policy keeps from the caller.
+        """
         hits = await self._stores.hits(call, store_ids, question, k or 10, filters)
+        texts = await self._guardrails.screen(call, [h.passage.text for h in hits], "output")
+        hits = [
+            replace(h, passage=replace(h.passage, text=t)) for h, t in zip(hits, texts, strict=True)
+        ]
         grounds = await self._pool.run(judge, self._scorer, question, hits, self._threshold)
         call.lineage["passages"] = [p.id for p in grounds.passages]
         call.features["relevance"] = grounds.relevance

@@ -105,21 +105,18 @@ class Responses:
             yield event
         results = None
         if "file_search_call.results" in (request.include or ()):
-            texts = await self._guardrails.screen(
-                call, [h.passage.text for h in search.hits], "output"
-            )
             results = [
                 {
                     "file_id": h.passage.file_id,
                     "filename": h.passage.filename,
                     "score": round(h.score, 6),
-                    "text": text,
+                    "text": h.passage.text,
                     "attributes": h.passage.attributes,
                     "page": h.passage.page,
                     "section": h.passage.section,
                     "ordinal": h.passage.ordinal,
                 }
-                for h, text in zip(search.hits, texts, strict=True)
+                for h in search.hits
             ]
         for event in events.file_search([search.question], results):
             yield event

@@ -36,8 +36,12 @@ _LOG_MOST_BYTES = 20 * 2**20
 
 
 def find_python(setting: Path | None, data_dir: Path) -> Path | None:
-    """Return the Python of vLLM's environment: the one set, else `.vllm` beside `data_dir`."""
-    for found in [setting] if setting else [data_dir.absolute().parent / ".vllm/bin/python"]:
+    """Return the Python of vLLM's environment.
+
+    It is the one set, else that of a folder `.vllm` beside the checkout or beside `data_dir`.
+    """
+    places = (Path(__file__).parents[2], data_dir.absolute().parent)
+    for found in [setting] if setting else [p / ".vllm/bin/python" for p in places]:
         if found.is_file():
             return found.absolute()  # not resolved: the link is what names the environment
     return None
@@ -220,7 +224,7 @@ class VllmServer:
         self._sockets.mkdir(parents=True)
         command = [
             *(sys.executable, "-I", str(_TETHER), str(self._pidfile), str(self._python)),
-            *("-m", "vllm.entrypoints.openai.api_server", "--model", str(model)),
+            *("-m", "vllm.entrypoints.openai.api_server", "--model", str(model.absolute())),
             *("--served-model-name", self._served_name, "--host", "127.0.0.1"),
             *("--port", str(self.port), "--max-model-len", str(self._max_model_len)),
             *("--enforce-eager", "--disable-uvicorn-access-log"),

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, RowMapping, func, select
 
 from app.gateway.call import Call
 from app.gateway.idempotency import store_sync
+from app.monitoring.audit_sql import Statements
 from app.store.db import Database
 from app.store.models import audit, audit_heads
 
@@ -58,6 +58,8 @@ class AuditLog:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._sql = Statements(db)
+        self._connection: Connection | None = None  # the writer thread's own
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -94,7 +96,7 @@ class AuditLog:
         while True:
             first = self._queue.get()
             if first is None:
-                return
+                break
             group = [first]
             closing = False
             while len(group) < MAX_GROUP:
@@ -108,18 +110,21 @@ class AuditLog:
                 group.append(entry)
             self._commit_group(group)
             if closing:
-                return
+                break
+        self._disconnect()
 
     def _commit_group(self, group: list[_Entry]) -> None:
         error: Exception | None = None
         try:
-            with self._db.sync_engine.connect() as connection:
-                connection = connection.execution_options(ostiary_write=True)
-                with connection.begin():
-                    self._append(connection, group)
+            if self._connection is None:
+                opened = self._db.sync_engine.connect()
+                self._connection = opened.execution_options(ostiary_write=True)
+            with self._connection.begin():
+                self._append(self._connection, group)
         except Exception as caught:
             log.error("audit group of %d failed: %s", len(group), type(caught).__name__)
             error = caught
+            self._disconnect()
         by_loop: dict[asyncio.AbstractEventLoop, list[_Entry]] = {}
         for entry in group:
             by_loop.setdefault(entry.loop, []).append(entry)
@@ -127,54 +132,47 @@ class AuditLog:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_wake, entries, error)
 
+    def _disconnect(self) -> None:
+        """Let go of the writer's connection; the next group opens another."""
+        if self._connection is not None:
+            self._connection.invalidate()
+            self._connection.close()
+            self._connection = None
+
     def _append(self, connection: Connection, group: list[_Entry]) -> None:
         by_tenant: dict[str, list[_Entry]] = {}
         for entry in group:
             by_tenant.setdefault(entry.tenant_id, []).append(entry)
-        rows: list[dict[str, Any]] = []
-        for tenant_id in sorted(by_tenant):  # one lock order for all replicas
-            seq, head = self._lock_head(connection, tenant_id)
-            for entry in by_tenant[tenant_id]:
-                seq += 1
-                record = canonical({"tenant_id": tenant_id, "seq": seq, **entry.record})
-                following = chain_hash(head, record)
-                rows.append(
-                    {
-                        **entry.row,
-                        "tenant_id": tenant_id,
-                        "seq": seq,
-                        "record": record,
-                        "prev_hash": head,
-                        "hash": following,
-                    }
-                )
-                head = following
-            connection.execute(
-                update(audit_heads)
-                .where(audit_heads.c.tenant_id == tenant_id)
-                .values(seq=seq, hash=head)
-            )
-        connection.execute(insert(audit), rows)
+        # the driver's own cursor: this thread shares the interpreter with the event loop
+        cursor = connection.connection.cursor()
+        try:
+            for tenant_id in sorted(by_tenant):  # one lock order for all replicas
+                seq, head = self._lock_head(cursor, tenant_id)
+                rows: list[dict[str, Any]] = []
+                for entry in by_tenant[tenant_id]:
+                    seq += 1
+                    record = canonical({"tenant_id": tenant_id, "seq": seq, **entry.record})
+                    following = chain_hash(head, record)
+                    chained = {"tenant_id": tenant_id, "seq": seq, "record": record}
+                    rows.append({**entry.row, **chained, "prev_hash": head, "hash": following})
+                    head = following
+                self._sql.move_head.run(cursor, {"of": tenant_id, "to": seq, "hashed": head})
+                self._sql.add_records.run_many(cursor, rows)
+        finally:
+            cursor.close()
         for entry in group:
             if entry.stored is not None:
                 store_sync(connection, entry.stored)
 
-    def _lock_head(self, connection: Connection, tenant_id: str) -> tuple[int, str]:
-        query = (
-            select(audit_heads.c.seq, audit_heads.c.hash)
-            .where(audit_heads.c.tenant_id == tenant_id)
-            .with_for_update()
-        )
-        found = connection.execute(query).one_or_none()
+    def _lock_head(self, cursor: Any, tenant_id: str) -> tuple[int, str]:
+        self._sql.lock_head.run(cursor, {"of": tenant_id})
+        found = cursor.fetchone()
         if found is None:
-            dialect = sqlite if self._db.is_sqlite else postgresql
-            connection.execute(
-                dialect.insert(audit_heads)
-                .values(tenant_id=tenant_id, seq=0, hash=GENESIS)
-                .on_conflict_do_nothing()
-            )
-            found = connection.execute(query).one()
-        return int(found.seq), str(found.hash)
+            new = {"tenant_id": tenant_id, "seq": 0, "hash": GENESIS}
+            self._sql.add_head.run(cursor, new)
+            self._sql.lock_head.run(cursor, {"of": tenant_id})
+            found = cursor.fetchone()
+        return int(found[0]), str(found[1])
 
     async def page(
         self,

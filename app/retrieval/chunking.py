@@ -104,12 +104,16 @@ def _related(first: str | None, second: str | None) -> bool:
 def _label(sections: list[str | None]) -> str | None:
     """Name what a chunk spans: the deepest section, or what stands above several siblings."""
     path: list[str] = []
+    most: int | None = None  # where siblings parted, none of them names the whole
     for section in sections:
-        other = _path(section)
+        other = _path(section)[:most]
         same = 0
         while same < min(len(path), len(other)) and path[same] == other[same]:
             same += 1
-        path = other if same == len(path) else path if same == len(other) else path[:same]
+        if same == len(path):
+            path = other
+        elif same < len(other):
+            path, most = path[:same], same
     return SECTION_SEPARATOR.join(path) or None
 
 

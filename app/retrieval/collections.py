@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from app.errors import BadRequest, Conflict, NotFound, Unavailable
 from app.gateway.call import Call
 from app.ids import new_id
 from app.pools import Pool
 from app.retrieval.embedding import OnnxEmbedder
+from app.retrieval.engines.faiss import FaissEngine
 from app.retrieval.filters import compile_filter
 from app.retrieval.index import Found, StoreIndex
 from app.retrieval.types import AttributeValue, Hit, Passage
@@ -77,6 +82,19 @@ class StoreFile:
     batch_id: str | None
     job_id: str | None
     created_at: float
+
+    def waits_for(self, job_id: str) -> bool:
+        """Whether this job is to ingest it; not one of an earlier attachment."""
+        return self.status == "in_progress" and self.job_id == job_id
+
+
+class Unfinished(NamedTuple):
+    """An attached file whose job is still to be done."""
+
+    tenant_id: str
+    store_id: str
+    file_id: str
+    job_id: str
 
 
 class VectorStores:
@@ -189,16 +207,39 @@ class VectorStores:
         """Delete a store with its passages, vectors and words; the files stay."""
         await self.get(tenant_id, store_id)
         async with self._db.write() as connection:
-            await connection.execute(
+            # in the order in which an ingest writes, so that the two never wait for each other
+            for table in (vector_store_files, passages, segments):
+                await connection.execute(delete(table).where(table.c.vector_store_id == store_id))
+            done = await connection.execute(
                 update(vector_stores)
-                .where(vector_stores.c.id == store_id)
+                .where(vector_stores.c.id == store_id, vector_stores.c.deleted_at.is_(None))
                 .values(deleted_at=time.time(), version=vector_stores.c.version + 1)
             )
-            for table in (passages, segments, vector_store_files):
-                await connection.execute(delete(table).where(table.c.vector_store_id == store_id))
-        index = await self._index(store_id)
-        self._open.pop(store_id, None)
-        await index.destroy()
+        if not done.rowcount:
+            raise NotFound("vector store", store_id)
+        async with self._lock(store_id):
+            index = self._open.pop(store_id, None)
+            if index is not None:
+                await index.destroy()
+            await asyncio.to_thread(self._remove, store_id)
+
+    def _remove(self, store_id: str) -> None:
+        if self._vectors_url:  # the folder holds no segments then
+            engine = FaissEngine(f"{self._vectors_url}/{store_id}", self.embedder.dim)
+            for name in engine.segment_names():
+                engine.delete_segment(name)
+        shutil.rmtree(self._folder / store_id, ignore_errors=True)
+
+    async def sweep(self) -> None:
+        """Remove the indexes of deleted stores that a crash left on disk."""
+        if not self._folder.is_dir():
+            return
+        found = {f.name for f in self._folder.iterdir() if f.is_dir()}
+        query = select(vector_stores.c.id).where(vector_stores.c.deleted_at.is_(None))
+        async with self._db.read() as connection:
+            found -= set(await connection.scalars(query))
+        for store_id in found:
+            await asyncio.to_thread(self._remove, store_id)
 
     async def counts(self, store_ids: Sequence[str]) -> dict[str, dict[str, int]]:
         """File counts by status and the bytes used, by store."""
@@ -226,8 +267,12 @@ class VectorStores:
         attributes: dict[str, AttributeValue],
         chunking: dict[str, Any],
         batch: bool = False,
-    ) -> tuple[str | None, list[str]]:
-        """Attach files as ``in_progress``; returns the batch id and the newly attached ids.
+    ) -> tuple[str | None, dict[str, str]]:
+        """Attach files as ``in_progress``.
+
+        Returns the batch id, and for each newly attached file the id of the job that is to
+        ingest it: recorded here, so that a crash before the job begins neither loses nor
+        doubles it.
 
         Raises:
             NotFound: the store or a file does not exist.
@@ -241,11 +286,13 @@ class VectorStores:
         async with self._db.write() as connection:
             known = set(
                 await connection.scalars(
-                    select(files.c.id).where(
+                    select(files.c.id)
+                    .where(
                         files.c.tenant_id == call.tenant_id,
                         files.c.id.in_(wanted),
                         files.c.deleted_at.is_(None),
                     )
+                    .with_for_update(read=True)  # a deletion waits, and then sees the rows
                 )
             )
             for file_id in wanted:
@@ -261,32 +308,28 @@ class VectorStores:
                         created_at=now,
                     )
                 )
-            there = set(
-                await connection.scalars(
-                    select(vector_store_files.c.file_id).where(
-                        vector_store_files.c.vector_store_id == store_id,
-                        vector_store_files.c.file_id.in_(wanted),
-                    )
-                )
+            rows = [
+                {
+                    "vector_store_id": store_id,
+                    "file_id": file_id,
+                    "status": "in_progress",
+                    "attributes": attributes,
+                    "chunking": chunking or store.chunking,
+                    "usage_bytes": 0,
+                    "batch_id": batch_id,
+                    "job_id": new_id("job_"),
+                    "created_at": now,
+                }
+                for file_id in wanted
+            ]
+            dialect = sqlite if self._db.is_sqlite else postgresql
+            made = await connection.execute(
+                dialect.insert(vector_store_files)
+                .values(rows)
+                .on_conflict_do_nothing()  # attached before, or by a twin at this moment
+                .returning(vector_store_files.c.file_id, vector_store_files.c.job_id)
             )
-            fresh = [f for f in wanted if f not in there]
-            if fresh:
-                await connection.execute(
-                    insert(vector_store_files),
-                    [
-                        {
-                            "vector_store_id": store_id,
-                            "file_id": file_id,
-                            "status": "in_progress",
-                            "attributes": attributes,
-                            "chunking": chunking or store.chunking,
-                            "usage_bytes": 0,
-                            "batch_id": batch_id,
-                            "created_at": now,
-                        }
-                        for file_id in fresh
-                    ],
-                )
+            fresh = {r.file_id: r.job_id for r in made}
         return batch_id, fresh
 
     async def file(self, tenant_id: str, store_id: str, file_id: str) -> StoreFile:
@@ -326,63 +369,93 @@ class VectorStores:
     ) -> StoreFile:
         """Replace a file's attributes."""
         await self.file(tenant_id, store_id, file_id)
-        await (await self._index(store_id)).set_attributes(file_id, attributes)
+        async with self.using(store_id) as index:
+            await index.set_attributes(file_id, attributes)
         return await self.file(tenant_id, store_id, file_id)
 
     async def detach(self, tenant_id: str, store_id: str, file_id: str) -> None:
         """Remove a file's passages from a store; the file itself stays."""
         await self.file(tenant_id, store_id, file_id)
-        await (await self._index(store_id)).remove_file(file_id)
+        async with self.using(store_id) as index:
+            await index.remove_file(file_id)
 
-    async def detach_everywhere(self, tenant_id: str, file_id: str) -> None:
-        """Remove a file from every store of the tenant, before the file is deleted."""
-        query = (
-            select(vector_store_files.c.vector_store_id)
-            .join(vector_stores, vector_stores.c.id == vector_store_files.c.vector_store_id)
-            .where(vector_store_files.c.file_id == file_id, vector_stores.c.tenant_id == tenant_id)
-        )
-        async with self._db.read() as connection:
-            found = list(await connection.scalars(query))
+    async def delete_file(self, tenant_id: str, file_id: str) -> None:
+        """Mark a file deleted and take it out of every store: one transaction, then memory.
+
+        Raises:
+            NotFound: unknown, deleted or another tenant's.
+        """
+        attached = vector_store_files.c.file_id == file_id
+        async with self._db.write() as connection:
+            done = await connection.execute(
+                update(files)
+                .where(
+                    files.c.id == file_id,
+                    files.c.tenant_id == tenant_id,
+                    files.c.deleted_at.is_(None),
+                )
+                .values(deleted_at=time.time())
+            )
+            if not done.rowcount:
+                raise NotFound("file", file_id)
+            query = select(vector_store_files.c.vector_store_id).where(attached)
+            found = sorted(await connection.scalars(query))
+            await connection.execute(delete(vector_store_files).where(attached))
+            for store_id in found:
+                await connection.execute(
+                    delete(passages).where(
+                        passages.c.vector_store_id == store_id, passages.c.file_id == file_id
+                    )
+                )
+                await connection.execute(
+                    update(vector_stores)
+                    .where(vector_stores.c.id == store_id)
+                    .values(version=vector_stores.c.version + 1)
+                )
         for store_id in found:
-            await (await self._index(store_id)).remove_file(file_id)
+            with contextlib.suppress(NotFound):  # the store was deleted meanwhile
+                async with self.using(store_id) as index:
+                    await index.forget_file(file_id)
 
-    async def fail(self, store_id: str, file_id: str, code: str, message: str) -> None:
+    async def fail(self, store_id: str, file_id: str, job_id: str, code: str, message: str) -> None:
         """Note that a file could not be ingested."""
+        error = {"code": code, "message": message}
+        await self._end_file(store_id, file_id, job_id, status="failed", last_error=error)
+
+    async def cancel_file(self, store_id: str, file_id: str, job_id: str) -> None:
+        """Note that a file will not be ingested, because its job was cancelled."""
+        await self._end_file(store_id, file_id, job_id, status="cancelled")
+
+    async def _end_file(self, store_id: str, file_id: str, job_id: str, **values: Any) -> None:
         async with self._db.write() as connection:
             await connection.execute(
                 update(vector_store_files)
                 .where(
                     vector_store_files.c.vector_store_id == store_id,
                     vector_store_files.c.file_id == file_id,
+                    vector_store_files.c.job_id == job_id,
                     vector_store_files.c.status == "in_progress",
                 )
-                .values(status="failed", last_error={"code": code, "message": message})
+                .values(**values)
             )
 
-    async def unfinished(self) -> list[tuple[str, str, str]]:
-        """(tenant, store, file) of attached files that no job has been recorded for."""
+    async def unfinished(self) -> list[Unfinished]:
+        """The attached files that are neither searchable nor failed yet."""
         query = (
-            select(vector_stores.c.tenant_id, vector_stores.c.id, vector_store_files.c.file_id)
+            select(
+                vector_stores.c.tenant_id,
+                vector_stores.c.id,
+                vector_store_files.c.file_id,
+                vector_store_files.c.job_id,
+            )
             .join(vector_stores, vector_stores.c.id == vector_store_files.c.vector_store_id)
             .where(
                 vector_store_files.c.status == "in_progress",
-                vector_store_files.c.job_id.is_(None),
+                vector_store_files.c.job_id.is_not(None),
             )
         )
         async with self._db.read() as connection:
-            return [(r[0], r[1], r[2]) for r in await connection.execute(query)]
-
-    async def note_job(self, store_id: str, file_id: str, job_id: str) -> None:
-        """Remember which job ingests the file."""
-        async with self._db.write() as connection:
-            await connection.execute(
-                update(vector_store_files)
-                .where(
-                    vector_store_files.c.vector_store_id == store_id,
-                    vector_store_files.c.file_id == file_id,
-                )
-                .values(job_id=job_id)
-            )
+            return [Unfinished(*row) for row in await connection.execute(query)]
 
     # -- batches ------------------------------------------------------------------------
 
@@ -428,37 +501,51 @@ class VectorStores:
 
     # -- search -------------------------------------------------------------------------
 
-    async def index(self, store_id: str) -> StoreIndex:
-        """The opened index of a store whose existence the caller has checked."""
-        return await self._index(store_id)
+    @asynccontextmanager
+    async def using(self, store_id: str, version: int | None = None) -> AsyncIterator[StoreIndex]:
+        """The index of a store, opened, at least of ``version``.
 
-    async def _index(self, store_id: str, version: int | None = None) -> StoreIndex:
-        lock = self._opening.setdefault(store_id, asyncio.Lock())
-        async with lock:
+        It stays open while it is used, so that a store never has two indexes that write.
+
+        Raises:
+            NotFound: the store was deleted.
+        """
+        async with self._lock(store_id):
             index = self._open.get(store_id)
             if index is None:
-                folder = self._folder / store_id
-                url = (
-                    f"{self._vectors_url}/{store_id}"
-                    if self._vectors_url
-                    else str(folder / "vectors")
-                )
-                folder.mkdir(parents=True, exist_ok=True)
-                index = StoreIndex(
-                    self._db, self._work_pool, store_id, self.embedder.dim, folder, url
-                )
-                await index.load()
-                self._open[store_id] = index
-                await self._close_oldest()
-            elif version is not None and version > index.version:
-                await index.load()  # another gateway on this database has written
+                index = await self._opened(store_id)
+            index.users += 1
+        try:
             self._open.move_to_end(store_id)
-            return index
+            await self._close_oldest()
+            if version is not None and version > index.version:
+                await index.load(version)  # another gateway on this database has written
+            yield index
+        finally:
+            index.users -= 1
+
+    def _lock(self, store_id: str) -> asyncio.Lock:
+        return self._opening.setdefault(store_id, asyncio.Lock())
+
+    async def _opened(self, store_id: str) -> StoreIndex:
+        folder = self._folder / store_id
+        url = f"{self._vectors_url}/{store_id}" if self._vectors_url else str(folder / "vectors")
+        folder.mkdir(parents=True, exist_ok=True)
+        index = StoreIndex(self._db, self._work_pool, store_id, self.embedder.dim, folder, url)
+        try:
+            await index.load()
+        except NotFound:
+            await asyncio.to_thread(self._remove, store_id)
+            raise
+        self._open[store_id] = index
+        return index
 
     async def _close_oldest(self) -> None:
         while len(self._open) > OPEN_STORES:
-            _, oldest = self._open.popitem(last=False)
-            await oldest.close()
+            idle = next((i for i, index in self._open.items() if index.idle), None)
+            if idle is None:
+                return
+            await self._open.pop(idle).close()
 
     async def hits(
         self,
@@ -478,22 +565,22 @@ class VectorStores:
         if not query.strip():
             raise BadRequest("The query is empty. Send some words.", param="query")
         accepts = compile_filter(filters) if filters else None
-        opened = []
+        stores = []
         for store_id in dict.fromkeys(store_ids):
             store = await self.get(call.tenant_id, store_id)
             if store.expired:
                 raise Conflict("This vector store has expired. Create a new one.", code="expired")
-            index = await self._index(store_id, store.version)
-            call.versions[f"index:{store_id}"] = str(index.version)
-            opened.append((store, index))
+            stores.append(store)
         call.usage.embedding_tokens += self.embedder.count_tokens(query)
         vector = await self.embed_query(query)
         found: list[tuple[Found, StoreIndex]] = []
-        for store, index in opened:
-            wanted = None
-            if accepts is not None:
-                wanted = {f for f, a in index.attributes.items() if accepts(a)}
-            got = await self._query_pool.run(index.search, query, vector, k, wanted)
+        for store in stores:
+            async with self.using(store.id, store.version) as index:
+                call.versions[f"index:{store.id}"] = str(index.version)
+                wanted = None
+                if accepts is not None:
+                    wanted = {f for f, a in index.attributes.items() if accepts(a)}
+                got = await self._query_pool.run(index.search, query, vector, k, wanted)
             found += [(f, index) for f in got]
             await self._touch(store)
         found.sort(key=lambda pair: -pair[0].score)
@@ -531,15 +618,16 @@ class VectorStores:
     ) -> tuple[str, list[Passage]]:
         """A file's name and all its passages in order."""
         await self.file(tenant_id, store_id, file_id)
-        index = await self._index(store_id)
+        version = (await self.get(tenant_id, store_id)).version
         query = (
             select(passages)
             .where(passages.c.vector_store_id == store_id, passages.c.file_id == file_id)
             .order_by(passages.c.ordinal)
         )
-        async with self._db.read() as connection:
-            rows = (await connection.execute(query)).mappings().all()
-        return index.filenames.get(file_id, file_id), [_passage(r, index) for r in rows]
+        async with self.using(store_id, version) as index:
+            async with self._db.read() as connection:
+                rows = (await connection.execute(query)).mappings().all()
+            return index.filenames.get(file_id, file_id), [_passage(r, index) for r in rows]
 
     async def close(self) -> None:
         """Close every opened store."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import time
 from dataclasses import dataclass
 from typing import IO
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
-from app.errors import BadRequest, NotFound, TooLarge
+from app.errors import BadRequest, Conflict, NotFound, TooLarge
 from app.gateway.call import Call
+from app.gateway.idempotency import KEPT_S
 from app.ids import new_id
 from app.store.blobs import Blobs
 from app.store.db import Database
@@ -34,6 +37,7 @@ class File:
     created_at: float
     expires_at: float | None
     deleted_at: float | None
+    upload_key: str | None = None
 
 
 class FileService:
@@ -42,12 +46,23 @@ class FileService:
     def __init__(self, db: Database, blobs: Blobs, max_bytes: int) -> None:
         self._db, self.blobs, self._max_bytes = db, blobs, max_bytes
 
-    async def upload(self, call: Call, filename: str, purpose: str, body: IO[bytes]) -> File:
+    async def upload(
+        self,
+        call: Call,
+        filename: str,
+        purpose: str,
+        body: IO[bytes],
+        idempotency_key: str | None = None,
+    ) -> File:
         """Store a file; its bytes and its row are durable on return.
+
+        A call that was cut by a crash after its file was stored, and before its reply was,
+        gets the same file when it is sent again with its key.
 
         Raises:
             BadRequest: no usable name, or an unknown purpose.
             TooLarge: the file is over the limit.
+            Conflict: the key was used for another file.
         """
         name = _CONTROL.sub("", filename).strip()[:500]
         if not name:
@@ -71,12 +86,38 @@ class FileService:
             time.time(),
             None,
             None,
+            None if idempotency_key is None else _upload_key(call.tenant_id, idempotency_key),
         )
-        async with self._db.write() as connection:
-            await connection.execute(
-                insert(files).values({c.name: getattr(row, c.name) for c in files.columns})
+        kept = await self._record(row)
+        if kept.id == row.id:
+            return row
+        await asyncio.to_thread(self.blobs.delete, row.blob)
+        if any(getattr(kept, n) != getattr(row, n) for n in ("sha256", "filename", "purpose")):
+            raise Conflict(
+                "This Idempotency-Key was used for another file. Use a new key for a new file.",
+                code="idempotency_key_reused",
+                param="Idempotency-Key",
             )
-        return row
+        return kept
+
+    async def _record(self, row: File) -> File:
+        """Insert a file's row; returns the earlier file of the same keyed request, if any."""
+        values = {c.name: getattr(row, c.name) for c in files.columns}
+        dialect = sqlite if self._db.is_sqlite else postgresql
+        same = files.c.upload_key == row.upload_key
+        over = or_(files.c.created_at < row.created_at - KEPT_S, files.c.deleted_at.is_not(None))
+        async with self._db.write() as connection:
+            if row.upload_key is not None:
+                await connection.execute(update(files).where(same, over).values(upload_key=None))
+            made = await connection.execute(
+                dialect.insert(files)
+                .values(values)
+                .on_conflict_do_nothing(index_elements=["upload_key"])
+                .returning(files.c.id)
+            )
+            if made.first() is not None:
+                return row
+            return File(**(await connection.execute(select(files).where(same))).mappings().one())
 
     async def get(self, tenant_id: str, file_id: str) -> File:
         """Raises NotFound for an unknown or deleted id, or another tenant's."""
@@ -113,19 +154,36 @@ class FileService:
         found = await page_of(self._db, query, files.c.id, limit=limit, order=order, after=after)
         return Page([File(**r) for r in found.rows], found.has_more)
 
+    async def require(self, tenant_id: str, file_ids: list[str], param: str) -> None:
+        """Raises NotFound for the first id that is not a file of the tenant."""
+        known = await self.names(tenant_id, file_ids)
+        for file_id in file_ids:
+            if file_id not in known:
+                raise NotFound("file", file_id, param=param)
+
     async def content(self, tenant_id: str, file_id: str) -> tuple[File, IO[bytes]]:
         """The file and a stream of its bytes."""
         file = await self.get(tenant_id, file_id)
-        return file, await asyncio.to_thread(self.blobs.open, file.blob)
+        try:
+            return file, await asyncio.to_thread(self.blobs.open, file.blob)
+        except FileNotFoundError:
+            raise NotFound("file", file_id) from None  # deleted meanwhile
 
-    async def delete(self, tenant_id: str, file_id: str) -> None:
-        """Mark the row deleted, then remove the bytes."""
-        file = await self.get(tenant_id, file_id)
+    async def erase(self, file_id: str, blob: str) -> None:
+        """Remove the bytes of a file whose row is marked deleted."""
+        await asyncio.to_thread(self.blobs.delete, blob)
         async with self._db.write() as connection:
-            await connection.execute(
-                update(files).where(files.c.id == file_id).values(deleted_at=time.time())
-            )
-        await asyncio.to_thread(self.blobs.delete, file.blob)
+            await connection.execute(update(files).where(files.c.id == file_id).values(blob=""))
+
+    async def sweep(self) -> None:
+        """Remove the bytes of deleted files that a crash left."""
+        query = select(files.c.id, files.c.blob).where(
+            files.c.deleted_at.is_not(None), files.c.blob != ""
+        )
+        async with self._db.read() as connection:
+            left = (await connection.execute(query)).all()
+        for row in left:
+            await self.erase(row.id, row.blob)
 
     async def count(self, tenant_id: str) -> int:
         """How many files the tenant has."""
@@ -134,3 +192,7 @@ class FileService:
         )
         async with self._db.read() as connection:
             return int((await connection.execute(query)).scalar_one())
+
+
+def _upload_key(tenant_id: str, key: str) -> str:
+    return hashlib.sha256(f"{tenant_id}\0{key}".encode()).hexdigest()

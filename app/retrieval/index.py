@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.errors import NotFound
 from app.pools import Pool
 from app.retrieval.engines.base import SegmentInfo
 from app.retrieval.engines.faiss import FaissEngine
@@ -23,6 +24,9 @@ from app.store.db import Database
 from app.store.models import files, passages, segments, vector_store_files, vector_stores
 
 MOST_SEGMENTS = 32
+WORDS_BATCH = 1000
+# A segment without a manifest is what a crash left, or what another gateway is about to name.
+ABANDONED_S = 3600.0
 DENSE_WEIGHT = 0.6  # measured on Cranfield: nDCG@10 0.437, dense alone 0.417, BM25 0.372
 # bge-small cosines of unrelated texts lie near 0.4, of paraphrases near 0.9
 COSINE_LOW, COSINE_HIGH = 0.4, 0.9
@@ -67,28 +71,56 @@ class StoreIndex:
         self._engine = FaissEngine(vectors_url, dim)
         self._lexical = LexicalIndex.open(folder / "words")
         self._segments: list[SegmentInfo] = []
-        self._file_of: dict[int, str] = {}  # live passage number -> file id
-        self._number_of: dict[str, int] = {}  # live passage id -> number
+        # Searches read these in other threads: looked up there, never walked through.
+        self._id_of: dict[int, str] = {}  # live passage number -> id
+        self._number_of: dict[str, int] = {}  # and back
+        self._numbers_of: dict[str, list[int]] = {}  # file id -> its live passages
         self.attributes: dict[str, dict[str, AttributeValue]] = {}  # by live file id
         self.filenames: dict[str, str] = {}
         self.version = -1
+        self.users = 0
+        self._gone = False
         self._writing = asyncio.Lock()
         self._compacting: asyncio.Task[None] | None = None
 
     @property
     def count(self) -> int:
         """The number of live passages."""
-        return len(self._file_of)
+        return len(self._id_of)
 
-    async def load(self) -> None:
-        """Read the manifest and what is live from SQL; verify and map the segments."""
+    @property
+    def idle(self) -> bool:
+        """Whether nobody searches it, writes to it or compacts it."""
+        compacting = self._compacting is not None and not self._compacting.done()
+        return not self.users and not compacting
+
+    async def load(self, at_least: int = 0) -> None:
+        """Read the manifest and what is live from SQL; verify and map the segments.
+
+        Nothing is read when memory has reached the version ``at_least`` by the time that
+        whoever was writing is done.
+
+        Raises:
+            NotFound: the store was deleted.
+            Unavailable: a segment is missing or damaged.
+        """
         async with self._writing:
+            if 0 < at_least <= self.version:
+                return
+            if self._gone:
+                raise NotFound("vector store", self.store_id)
             async with self._db.read() as connection:
                 version = await connection.scalar(
-                    select(vector_stores.c.version).where(vector_stores.c.id == self.store_id)
+                    select(vector_stores.c.version).where(
+                        vector_stores.c.id == self.store_id, vector_stores.c.deleted_at.is_(None)
+                    )
                 )
+                if version is None:
+                    raise NotFound("vector store", self.store_id)
                 manifest = await connection.execute(
-                    select(segments).where(segments.c.vector_store_id == self.store_id)
+                    select(segments)
+                    .where(segments.c.vector_store_id == self.store_id)
+                    .order_by(segments.c.created_at, segments.c.name)  # later ones win
                 )
                 infos = [
                     SegmentInfo(r["name"], r["count"], r["dim"], r["sha256"], r["bytes"])
@@ -104,10 +136,16 @@ class StoreIndex:
             numbers = np.array([r.number for r in rows], np.int64)
             await self._pool.run(self._engine.load, infos, numbers)
             self._segments = infos
-            self._file_of = {r.number: r.file_id for r in rows}
+            self._id_of = {r.number: r.id for r in rows}
             self._number_of = {r.id: r.number for r in rows}
-            self.version = int(version or 0)
-            await self._pool.run(self._sweep, {i.name for i in infos})
+            numbers_of: dict[str, list[int]] = {}
+            for row in rows:
+                numbers_of.setdefault(row.file_id, []).append(row.number)
+            self._numbers_of = numbers_of
+            self.version = int(version)
+            await self._pool.run(self._sweep, {i.name for i in infos}, ABANDONED_S)
+            if self._lexical.count != len(rows):
+                await self._rebuild_words()
 
     async def _load_files(self, connection: AsyncConnection) -> None:
         rows = await connection.execute(
@@ -119,20 +157,57 @@ class StoreIndex:
         self.attributes = {r.id: dict(r.attributes) for r in found}
         self.filenames = {r.id: r.filename for r in found}
 
-    def _sweep(self, named: set[str]) -> None:
+    def _sweep(self, named: set[str], older_than_s: float) -> None:
+        """Delete segments that no manifest names and that nobody can be about to name."""
         for name in self._engine.segment_names():
-            if name not in named:
+            if name not in named and time.time() - _made_at(name) >= older_than_s:
                 self._engine.delete_segment(name)
 
+    async def _rebuild_words(self) -> None:
+        """Write the words anew from SQL: a crash left some that SQL does not know."""
+        folder = self._folder / "words"
+        await self._pool.run(self._lexical.close)
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        lexical = await self._pool.run(LexicalIndex.open, folder)
+        columns = (passages.c.id, passages.c.file_id, passages.c.section, passages.c.text)
+        query = select(passages.c.number, *columns).order_by(passages.c.number).limit(WORDS_BATCH)
+        query, last = query.where(passages.c.vector_store_id == self.store_id), -1
+        while True:
+            async with self._db.read() as connection:
+                rows = (await connection.execute(query.where(passages.c.number > last))).all()
+            if not rows:
+                break
+            last = rows[-1].number
+            await self._pool.run(lexical.add, [(r.id, r.file_id, r.section, r.text) for r in rows])
+        await self._pool.run(lexical.commit)
+        self._lexical = lexical
+
     async def add(
-        self, file_id: str, new: list[NewPassage], vectors: NDArray[np.float32], usage_bytes: int
+        self,
+        file_id: str,
+        job_id: str,
+        new: list[NewPassage],
+        vectors: NDArray[np.float32],
+        usage_bytes: int,
     ) -> bool:
-        """Make one file searchable; False when it was detached meanwhile.
+        """Make one file searchable; False when it no longer waits for this job.
 
         Args:
             vectors: float32 array of shape (len(new), dim), unit norm.
         """
+        waiting = (
+            (vector_store_files.c.vector_store_id == self.store_id)
+            & (vector_store_files.c.file_id == file_id)
+            & (vector_store_files.c.job_id == job_id)
+            & (vector_store_files.c.status == "in_progress")
+        )
         async with self._writing:
+            async with self._db.read() as connection:
+                if (
+                    await connection.scalar(select(vector_store_files.c.file_id).where(waiting))
+                    is None
+                ):
+                    return False  # before its words replace those of another attachment
             await self._pool.run(self._write_words, file_id, new)
             numbers = np.array([p.number for p in new], np.int64)
             info = None
@@ -141,11 +216,7 @@ class StoreIndex:
             async with self._db.write() as connection:
                 done = await connection.execute(
                     update(vector_store_files)
-                    .where(
-                        vector_store_files.c.vector_store_id == self.store_id,
-                        vector_store_files.c.file_id == file_id,
-                        vector_store_files.c.status == "in_progress",
-                    )
+                    .where(waiting)
                     .values(status="completed", usage_bytes=usage_bytes, last_error=None)
                 )
                 if done.rowcount:
@@ -158,8 +229,9 @@ class StoreIndex:
                 self._segments.append(info)
                 await self._pool.run(self._engine.add, numbers, vectors)
             for passage in new:
-                self._file_of[passage.number] = file_id
+                self._id_of[passage.number] = passage.id
                 self._number_of[passage.id] = passage.number
+            self._numbers_of[file_id] = [p.number for p in new]
             self.version += 1
         if len(self._segments) > MOST_SEGMENTS:
             self.compact_soon()
@@ -237,18 +309,27 @@ class StoreIndex:
                     )
                 )
                 await self._bump(connection)
-            gone = [n for n, f in self._file_of.items() if f == file_id]
-            for number in gone:
-                del self._file_of[number]
-            self._number_of = {i: n for i, n in self._number_of.items() if n in self._file_of}
-            self.attributes.pop(file_id, None)
-            self.filenames.pop(file_id, None)
-            self.version += 1
-            await self._pool.run(self._engine.remove, np.array(gone, np.int64))
-            await self._pool.run(self._forget_words, file_id)
+            await self._forget(file_id)
+        return True
+
+    async def forget_file(self, file_id: str) -> None:
+        """Drop a file that SQL no longer knows from memory, words and segments."""
+        async with self._writing:
+            await self._forget(file_id)
+
+    async def _forget(self, file_id: str) -> None:
+        if self._gone:
+            return
+        gone = self._numbers_of.pop(file_id, [])
+        for number in gone:
+            self._number_of.pop(self._id_of.pop(number), None)
+        self.attributes.pop(file_id, None)
+        self.filenames.pop(file_id, None)
+        self.version += 1
+        await self._pool.run(self._engine.remove, np.array(gone, np.int64))
+        await self._pool.run(self._forget_words, file_id)
         if gone:
             self.compact_soon()
-        return True
 
     async def set_attributes(self, file_id: str, attributes: dict[str, AttributeValue]) -> bool:
         """Replace a file's attributes; False when it is not attached."""
@@ -276,8 +357,10 @@ class StoreIndex:
 
     async def _compact(self) -> None:
         async with self._writing:
+            if self._gone:
+                return
             old = self._segments
-            live = np.array(sorted(self._file_of), np.int64)
+            live = np.array(sorted(self._id_of), np.int64)
             info = None
             if len(live):
                 info = await self._pool.run(self._engine.merge, old, live)
@@ -291,7 +374,8 @@ class StoreIndex:
                 if info is not None:
                     await connection.execute(insert(segments).values(**self._row(info)))
             self._segments = [] if info is None else [info]
-            await self._pool.run(self._sweep, {s.name for s in self._segments})
+            for segment in old:
+                await self._pool.run(self._engine.delete_segment, segment.name)
 
     async def close(self) -> None:
         """Finish writing and release the files."""
@@ -301,9 +385,10 @@ class StoreIndex:
             await self._pool.run(self._lexical.close)
 
     async def destroy(self) -> None:
-        """Close, and remove the files from disk."""
+        """Close, and remove the files from disk; what is still to be written is dropped."""
+        self._gone = True
         await self.close()
-        await self._pool.run(self._sweep, set())
+        await self._pool.run(self._sweep, set(), 0.0)
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     def search(
@@ -325,11 +410,11 @@ class StoreIndex:
         wide = max(4 * k, 50)
         allowed = None
         if file_ids is not None:
-            numbers = [n for n, f in self._file_of.items() if f in file_ids]
+            numbers = [n for f in file_ids for n in self._numbers_of.get(f, ())]
             allowed = np.array(numbers, np.int64)
         ids, cosines = self._engine.search(vector, wide, allowed)
         dense = {
-            int(n): float(c) for n, c in zip(ids, cosines, strict=True) if int(n) in self._file_of
+            int(n): float(c) for n, c in zip(ids, cosines, strict=True) if int(n) in self._id_of
         }
         lexical = {
             self._number_of[i]: s
@@ -351,3 +436,11 @@ class StoreIndex:
             Found(int(n), s * strength, dense.get(int(n)), lexical.get(int(n)))
             for n, s in fused[:k]
         ]
+
+
+def _made_at(segment: str) -> float:
+    """When a segment was written, Unix seconds: its name is a UUIDv7."""
+    try:
+        return int(segment.removeprefix("seg_")[:12], 16) / 1e3
+    except ValueError:
+        return 0.0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from app.retrieval.collections import VectorStores
 from app.retrieval.files import FileService
 from app.retrieval.index import NewPassage
 from app.retrieval.parsing import DocumentError, parse
-from app.store.jobs import Job, Jobs
+from app.store.jobs import FINAL, Job, Jobs
 
 log = logging.getLogger("ostiary.ingestion")
 KIND = "ingest_file"
@@ -45,22 +46,44 @@ class Ingestion:
         self._jobs, self._files, self._stores, self._pool = jobs, files, stores, pool
         self._scratch = scratch
         self.govern: Govern | None = None  # set once by the wiring, before any job runs
-        jobs.register(KIND, [("prepare", self._prepare), ("index", self._index)])
+        steps = [("prepare", self._prepare), ("index", self._index)]
+        jobs.register(KIND, steps, self._ended)
 
-    async def begin(self, call: Call, store_id: str, file_ids: list[str]) -> None:
-        """Start one job a file; a broken file fails alone."""
-        for file_id in file_ids:
-            await self._submit(call.tenant_id, call.principal.subject, store_id, file_id)
+    async def begin(self, call: Call, store_id: str, job_of: Mapping[str, str]) -> None:
+        """Start one job a file, under the ids that attaching gave; a broken file fails alone."""
+        for file_id, job_id in job_of.items():
+            await self._submit(call.tenant_id, call.principal.subject, store_id, file_id, job_id)
 
-    async def _submit(self, tenant_id: str, subject: str, store_id: str, file_id: str) -> None:
+    async def _submit(
+        self, tenant_id: str, subject: str, store_id: str, file_id: str, job_id: str
+    ) -> None:
         args = {"store_id": store_id, "file_id": file_id, "subject": subject}
-        job_id = await self._jobs.submit(tenant_id, KIND, args)
-        await self._stores.note_job(store_id, file_id, job_id)
+        await self._jobs.submit(tenant_id, KIND, args, job_id)
 
     async def resume(self) -> None:
-        """Start jobs for files that were attached but not handed over before a crash."""
-        for tenant_id, store_id, file_id in await self._stores.unfinished():
-            await self._submit(tenant_id, "system:resume", store_id, file_id)
+        """Finish what a crash left undone: jobs never begun, ends never told, bytes to remove."""
+        unfinished = await self._stores.unfinished()
+        status = await self._jobs.statuses([u.job_id for u in unfinished])
+        for tenant_id, store_id, file_id, job_id in unfinished:
+            now = status.get(job_id)
+            if now is None:
+                await self._submit(tenant_id, "system:resume", store_id, file_id, job_id)
+            elif now in FINAL:
+                args = {"store_id": store_id, "file_id": file_id}
+                await self._ended(
+                    Job(job_id, tenant_id, KIND, args), now, "The job was broken off."
+                )
+        await self._files.sweep()
+        await self._stores.sweep()
+
+    async def _ended(self, job: Job, status: str, message: str) -> None:
+        """A job that is over without an outcome for its file: tell the file's owner."""
+        store_id, file_id = job.args["store_id"], job.args["file_id"]
+        if status == "cancelled":
+            await self._stores.cancel_file(store_id, file_id, job.id)
+        else:
+            await self._stores.fail(store_id, file_id, job.id, "server_error", message)
+        await asyncio.to_thread(self._files.blobs.delete, _work_key(job))
 
     def _governed(self, job: Job, step: str) -> AbstractAsyncContextManager[Call]:
         assert self.govern is not None
@@ -76,7 +99,7 @@ class Ingestion:
                 file = await self._files.get(job.tenant_id, file_id)
             except NotFound:
                 return  # detached or deleted meanwhile
-            if entry.status != "in_progress":
+            if not entry.waits_for(job.id):
                 return
             limits = entry.chunking
             try:
@@ -89,11 +112,11 @@ class Ingestion:
                 )
             except DocumentError as error:
                 code = "unsupported_file" if error.code == "unsupported_file" else "invalid_file"
-                await self._stores.fail(store_id, file_id, code, error.message)
+                await self._stores.fail(store_id, file_id, job.id, code, error.message)
                 call.error_code = error.code
                 return
             except OstiaryError as error:
-                await self._stores.fail(store_id, file_id, "invalid_file", error.message)
+                await self._stores.fail(store_id, file_id, job.id, "invalid_file", error.message)
                 call.error_code = error.code
                 return
             except Exception:
@@ -101,6 +124,7 @@ class Ingestion:
                 await self._stores.fail(
                     store_id,
                     file_id,
+                    job.id,
                     "server_error",
                     "The file could not be read. Check that it opens elsewhere, or convert it "
                     "to PDF, Markdown or text.",
@@ -132,7 +156,7 @@ class Ingestion:
                 entry = await self._stores.file(job.tenant_id, store_id, file_id)
             except NotFound:
                 entry = None
-            if entry is None or entry.status != "in_progress":
+            if entry is None or not entry.waits_for(job.id):
                 await asyncio.to_thread(self._files.blobs.delete, _work_key(job))
                 return
             chunks = orjson.loads(await asyncio.to_thread(self._read_work, job))
@@ -148,10 +172,11 @@ class Ingestion:
             vectors = np.concatenate(parts) if parts else np.empty((0, embedder.dim), np.float32)
             call.model = embedder.name
             call.usage.embedding_tokens += sum(p.tokens for p in new)
-            index = await self._stores.index(store_id)
             size = sum(len(p.text.encode()) for p in new)
-            await index.add(file_id, new, vectors, size)
-            call.versions[f"index:{store_id}"] = str(index.version)
+            with contextlib.suppress(NotFound):  # the store was deleted meanwhile
+                async with self._stores.using(store_id) as index:
+                    await index.add(file_id, job.id, new, vectors, size)
+                    call.versions[f"index:{store_id}"] = str(index.version)
             await asyncio.to_thread(self._files.blobs.delete, _work_key(job))
 
     def _read_work(self, job: Job) -> bytes:

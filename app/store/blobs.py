@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from app.ids import new_id
+
 CHUNK_BYTES = 1 << 20
 
 
@@ -36,9 +38,22 @@ class Blobs:
 
     def put(self, key: str, source: IO[bytes]) -> Stored:
         """Write all of ``source``: temporary name, sync, rename; durable on return."""
+        # a name of its own, so that two writers of one key do not write into one file
+        path, partial = self._path(key), self._path(new_id(f"{key}.partial-"))
+        try:
+            stored = self._write(partial, source)
+            self._fs.mv(partial, path)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._fs.rm(partial)
+            raise
+        if self._local:
+            _sync_folder(Path(path).parent)
+        return stored
+
+    def _write(self, path: str, source: IO[bytes]) -> Stored:
         digest, size = hashlib.sha256(), 0
-        path, partial = self._path(key), self._path(f"{key}.partial")
-        with self._fs.open(partial, "wb") as out:
+        with self._fs.open(path, "wb") as out:
             while chunk := source.read(CHUNK_BYTES):
                 digest.update(chunk)
                 size += len(chunk)
@@ -46,9 +61,6 @@ class Blobs:
             if self._local:
                 out.flush()
                 os.fsync(out.fileno())
-        self._fs.mv(partial, path)
-        if self._local:
-            _sync_folder(Path(path).parent)
         return Stored(size, digest.hexdigest())
 
     def open(self, key: str) -> IO[bytes]:
@@ -62,10 +74,10 @@ class Blobs:
         if self._local:
             yield Path(self._path(key))
             return
-        copy = folder / key
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        self._fs.get(self._path(key), str(copy))
+        copy = folder / new_id("copy_")  # several jobs may read one file at a time
+        folder.mkdir(parents=True, exist_ok=True)
         try:
+            self._fs.get_file(self._path(key), str(copy))
             yield copy
         finally:
             copy.unlink(missing_ok=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DataError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from app.errors import BadRequest
 
 
 class Database:
@@ -32,21 +35,39 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection in a read transaction."""
-        async with self.engine.connect() as connection:
-            yield connection
+        with _storable():
+            async with self.engine.connect() as connection:
+                yield connection
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """A connection in a write transaction, committed when the block ends well."""
-        async with self.engine.connect() as connection:
-            await connection.execution_options(ostiary_write=True)
-            async with connection.begin():
-                yield connection
+        with _storable():
+            async with self.engine.connect() as connection:
+                await connection.execution_options(ostiary_write=True)
+                async with connection.begin():
+                    yield connection
 
     async def close(self) -> None:
         """Give all connections back."""
         await self.engine.dispose()
         self.sync_engine.dispose()
+
+
+@contextmanager
+def _storable() -> Iterator[None]:
+    """Refuse what no column can hold; the two databases differ in what that is."""
+    try:
+        yield
+    except (DataError, StatementError, UnicodeEncodeError, OverflowError) as error:
+        cause = error.orig if isinstance(error, StatementError) else error
+        if isinstance(error, DataError) or isinstance(cause, UnicodeEncodeError | OverflowError):
+            raise BadRequest(
+                "The request holds a value that cannot be stored: a NUL character, a broken "
+                "character, a number out of range or a text that is too long. Correct it and "
+                "send the request again."
+            ) from error
+        raise
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

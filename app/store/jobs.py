@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
-from app.errors import Conflict, NotFound
+from app.errors import Conflict, NotFound, OstiaryError
 from app.ids import new_id
 from app.store.db import Database
 from app.store.models import jobs
@@ -21,8 +22,19 @@ QUEUE = "ostiary"
 # Recovery goes by this name: it changes only when the steps of a running job change meaning.
 APPLICATION_VERSION = "ostiary-1"
 FINAL = ("completed", "failed", "cancelled")
+CLOSE_S = 10.0
+CHUNK = 500  # ids asked for at a time; SQLite takes at most 999 values in a statement
 
-Step = Callable[["Job"], Awaitable[Any]]
+Step = Callable[["Job"], Coroutine[Any, Any, Any]]
+Ended = Callable[["Job", str, str], Awaitable[None]]  # job, "failed" or "cancelled", message
+
+
+class _Interrupted(BaseException):
+    """Ends a job's thread when the gateway closes.
+
+    Not an ``Exception``: DBOS would record that as the outcome, and the job would not go on
+    at the next start.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +71,24 @@ class Jobs:
     def __init__(self, db: Database, url: str, executor: str, *, concurrency: int = 2) -> None:
         self._db, self._url, self._executor = db, url, executor
         self._concurrency = concurrency
-        self._kinds: dict[str, list[tuple[str, Step]]] = {}
+        self._kinds: dict[str, Sequence[tuple[str, Step]]] = {}
+        self._ended: dict[str, Ended] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._workflow: Any = None
+        self._closing = False
+        self._running: set[asyncio.Task[Any]] = set()
 
-    def register(self, kind: str, steps: list[tuple[str, Step]]) -> None:
-        """Name the steps of a kind of job; before :meth:`start`."""
+    def register(
+        self, kind: str, steps: Sequence[tuple[str, Step]], ended: Ended | None = None
+    ) -> None:
+        """Name the steps of a kind of job; before :meth:`start`.
+
+        ``ended`` is told, with a message for the owner, when a job fails or is cancelled; it
+        may be told twice after a crash.
+        """
         self._kinds[kind] = steps
+        if ended is not None:
+            self._ended[kind] = ended
 
     async def start(self) -> None:
         """Launch DBOS and take up what was running when the process ended."""
@@ -88,19 +111,15 @@ class Jobs:
         @DBOS.workflow(name="ostiary_job")
         def run_job(job_id: str, tenant_id: str, kind: str, args: dict[str, Any]) -> None:
             job = Job(job_id, tenant_id, kind, args)
-            steps = self._kinds[kind]
             try:
+                steps = self._kinds[kind]
                 for number, (name, step) in enumerate(steps):
                     DBOS.run_step({"name": name}, self._run, step, job)
                     self._await(self._progress(job_id, "running", number + 1, len(steps)))
                 self._await(self._finish(job_id, "completed", None))
             except Exception as error:
                 log.exception("job %s failed", job_id)
-                told = {
-                    "code": "server_error",
-                    "message": f"The job failed: {type(error).__name__}.",
-                }
-                self._await(self._finish(job_id, "failed", told))
+                self._await(self._fail(job, error))
                 raise
 
         self._workflow = run_job
@@ -108,25 +127,64 @@ class Jobs:
         DBOS.register_queue(QUEUE, worker_concurrency=self._concurrency, polling_interval_sec=0.25)
 
     def _run(self, step: Step, job: Job) -> Any:
-        return self._await(step(job))
+        return self._await(self._step(step, job))
 
-    def _await(self, work: Any) -> Any:
+    async def _step(self, step: Step, job: Job) -> Any:
+        """Run a step, unless the job was cancelled before a crash and DBOS not told."""
+        async with self._db.read() as connection:
+            status = await connection.scalar(select(jobs.c.status).where(jobs.c.id == job.id))
+        if status not in FINAL:
+            return await step(job)
+
+    def _await(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run ``work`` in the event loop and wait for it, from a thread of DBOS."""
         assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        if self._closing:
+            work.close()
+            raise _Interrupted
+        try:
+            return asyncio.run_coroutine_threadsafe(self._watched(work), self._loop).result()
+        except Exception:
+            if self._closing:  # what it needs is being closed
+                raise _Interrupted from None
+            raise
+
+    async def _watched(self, work: Coroutine[Any, Any, Any]) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        try:
+            return await work
+        finally:
+            self._running.discard(task)
 
     async def close(self) -> None:
-        """Stop taking jobs; what runs goes on at the next start."""
+        """Stop taking jobs and break off what runs; it goes on at the next start."""
         from dbos import DBOS
 
+        self._closing = True
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running, timeout=CLOSE_S)
         await asyncio.to_thread(DBOS.destroy, workflow_completion_timeout_sec=0)
 
-    async def submit(self, tenant_id: str, kind: str, args: dict[str, Any]) -> str:
-        """Begin a job and return its id; it is durable on return."""
-        job_id = new_id("job_")
+    async def submit(
+        self, tenant_id: str, kind: str, args: dict[str, Any], job_id: str | None = None
+    ) -> str:
+        """Begin a job and return its id; it is durable on return.
+
+        A caller that recorded a ``job_id`` of its own may submit it again after a crash: the
+        same id is one job.
+        """
+        job_id = job_id or new_id("job_")
         now = time.time()
+        dialect = sqlite if self._db.is_sqlite else postgresql
         async with self._db.write() as connection:
             await connection.execute(
-                insert(jobs).values(
+                dialect.insert(jobs)
+                .values(
                     id=job_id,
                     tenant_id=tenant_id,
                     kind=kind,
@@ -137,6 +195,7 @@ class Jobs:
                     updated_at=now,
                     result={"args": args},
                 )
+                .on_conflict_do_nothing()
             )
         await self.enqueue(Job(job_id, tenant_id, kind, args))
         return job_id
@@ -152,13 +211,46 @@ class Jobs:
             DBOS.enqueue_workflow(QUEUE, self._workflow, job.id, job.tenant_id, job.kind, job.args)
 
     async def resume_lost(self) -> None:
-        """Enqueue jobs that were recorded but not handed over before a crash."""
-        query = select(jobs).where(jobs.c.status == "queued")
+        """Set right what a crash left between our table and DBOS's.
+
+        Jobs that were recorded but not handed over are enqueued; jobs that are over for DBOS
+        but not for us end as failed.
+        """
+        query = select(jobs).where(jobs.c.status.notin_(FINAL))
         async with self._db.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
+        states = await asyncio.to_thread(self._states, [row["id"] for row in rows])
         for row in rows:
             args = (row["result"] or {}).get("args", {})
-            await self.enqueue(Job(row["id"], row["tenant_id"], row["kind"], args))
+            job = Job(row["id"], row["tenant_id"], row["kind"], args)
+            state = states.get(job.id)
+            if state is None:
+                await self.enqueue(job)
+            elif state == "SUCCESS":
+                await self._finish(job.id, "completed", None)
+            elif state not in ("PENDING", "ENQUEUED", "DELAYED"):
+                await self._fail(job, RuntimeError(state))
+
+    def _states(self, job_ids: list[str]) -> dict[str, str]:
+        """What DBOS says of those jobs that it knows."""
+        from dbos import DBOS
+
+        found: dict[str, str] = {}
+        for start in range(0, len(job_ids), CHUNK):
+            part = job_ids[start : start + CHUNK]
+            known = DBOS.list_workflows(workflow_ids=part, load_input=False, load_output=False)
+            found.update({w.workflow_id: w.status for w in known})
+        return found
+
+    async def statuses(self, job_ids: Sequence[str]) -> dict[str, str]:
+        """The status of each of the jobs; those that were never submitted are left out."""
+        found: dict[str, str] = {}
+        async with self._db.read() as connection:
+            for start in range(0, len(job_ids), CHUNK):
+                part = job_ids[start : start + CHUNK]
+                query = select(jobs.c.id, jobs.c.status).where(jobs.c.id.in_(part))
+                found.update({r.id: r.status for r in await connection.execute(query)})
+        return found
 
     async def get(self, tenant_id: str, job_id: str) -> JobRow:
         """Raises NotFound for an unknown id or another tenant's."""
@@ -174,11 +266,27 @@ class Jobs:
         from dbos import DBOS
 
         row = await self.get(tenant_id, job_id)
-        if row.status in FINAL:
+        # ours first: after a crash in between, the steps look here before they run
+        if row.status in FINAL or not await self._finish(job_id, "cancelled", None):
+            row = await self.get(tenant_id, job_id)
             raise Conflict(f"The job is {row.status} already, so it cannot be cancelled.")
         await asyncio.to_thread(DBOS.cancel_workflow, job_id)
-        await self._finish(job_id, "cancelled", None)
+        job = Job(job_id, tenant_id, row.kind, (row.result or {}).get("args", {}))
+        await self._tell(job, "cancelled", "The job was cancelled.")
         return await self.get(tenant_id, job_id)
+
+    async def _fail(self, job: Job, error: Exception) -> None:
+        """Tell the owner of a job why it failed; only our own errors are written for him."""
+        told = {"code": "server_error", "message": f"The job failed: {type(error).__name__}."}
+        if isinstance(error, OstiaryError):
+            told = {"code": error.code, "message": error.message}
+        await self._tell(job, "failed", told["message"])
+        await self._finish(job.id, "failed", told)
+
+    async def _tell(self, job: Job, status: str, message: str) -> None:
+        ended = self._ended.get(job.kind)
+        if ended is not None:
+            await ended(job, status, message)
 
     async def _progress(self, job_id: str, status: str, done: int, total: int) -> None:
         async with self._db.write() as connection:
@@ -188,10 +296,12 @@ class Jobs:
                 .values(status=status, done=done, total=total, updated_at=time.time())
             )
 
-    async def _finish(self, job_id: str, status: str, error: dict[str, Any] | None) -> None:
+    async def _finish(self, job_id: str, status: str, error: dict[str, Any] | None) -> bool:
+        """End a job; False when it was over already."""
         async with self._db.write() as connection:
-            await connection.execute(
+            done = await connection.execute(
                 update(jobs)
                 .where(jobs.c.id == job_id, jobs.c.status.notin_(FINAL))
                 .values(status=status, error=error, result=None, updated_at=time.time())
             )
+        return bool(done.rowcount)

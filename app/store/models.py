@@ -125,6 +125,8 @@ files = Table(
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float),
     Column("deleted_at", Float),
+    # SHA-256 of tenant and Idempotency-Key: a retry after a crash finds the file it made
+    Column("upload_key", String(64), index=True, unique=True),
 )
 vector_stores = Table(
     "vector_stores",

@@ -1,94 +1,52 @@
-"""The web page: sign in, ask, read the answer with its sources, open the passage."""
+"""The web page: ask, read the answer with its sources, open the passage."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Query, Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
-from markupsafe import Markup, escape
+from fastapi.responses import HTMLResponse, Response, StreamingResponse
+from markupsafe import Markup
+from pydantic import StringConstraints
 from starlette.staticfiles import StaticFiles
 
 from app.api.common import ERRORS, Id
 from app.errors import OstiaryError
 from app.gateway.call import Call
-from app.gateway.corridor import GovernedRoute, Scope
-from app.gateway.identity import COOKIE
+from app.gateway.corridor import Scope
 from app.llm.openai_types import FileSearchTool, ResponsesRequest
 from app.llm.responses import Responses
-from app.ui import render
+from app.ui import render, session
+from app.ui.page_route import GUARDED, PageRoute, html
+from app.ui.stream import fragments
 
 router = APIRouter(include_in_schema=False)
-governed = APIRouter(
-    prefix="/ui", route_class=GovernedRoute, include_in_schema=False, responses=ERRORS
-)
+governed = APIRouter(prefix="/ui", route_class=PageRoute, include_in_schema=False, responses=ERRORS)
 Ask = Annotated[Call, Depends(Scope("responses:write", screens=("input", "output")))]
 Read = Annotated[Call, Depends(Scope("vector_stores:read"))]
 Document = Annotated[Call, Depends(Scope("vector_stores:read", screens=("output",)))]
-Question = Annotated[str, Form(min_length=1, max_length=2000)]
+Question = Annotated[
+    str, Form(max_length=2000), StringConstraints(strip_whitespace=True, min_length=1)
+]
 Store = Annotated[str, Form(max_length=128)]
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-SESSION_S = 12 * 3600
+Place = Annotated[int | None, Query(ge=0, le=10**9)]
+
+
+class _Static(StaticFiles):
+    """Files that the browser asks for anew each time: a page never runs last week's script."""
+
+    async def get_response(self, path: str, scope: Any) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["cache-control"] = "no-cache"
+        response.headers["x-content-type-options"] = "nosniff"
+        return response
 
 
 def static_files() -> StaticFiles:
     """Style sheet, script and icon."""
-    return StaticFiles(directory=Path(__file__).parent / "static")
-
-
-def _html(body: str, status: int = 200) -> HTMLResponse:
-    headers = {
-        "content-security-policy": POLICY,
-        "cache-control": "no-store",
-        "x-content-type-options": "nosniff",
-        "referrer-policy": "same-origin",
-    }
-    return HTMLResponse(body, status_code=status, headers=headers)
-
-
-@router.get("/")
-async def home(request: Request) -> Response:
-    """The search page, or the sign-in page without a session."""
-    if COOKIE not in request.cookies:
-        return _html(render.page("sign_in.html"))
-    return RedirectResponse("/ui/ask", status_code=303)
-
-
-@router.post("/ui/sign-in")
-async def sign_in(request: Request, key: Annotated[str, Form(max_length=4096)]) -> Response:
-    """Check the key and keep it in a cookie that scripts cannot read."""
-    services: Any = request.app.state.services
-    scope = {"path": "/ui/", "headers": []}
-    try:
-        await services.identity.authenticate(
-            scope, {b"authorization": f"Bearer {key.strip()}".encode("utf-8", "replace")}
-        )
-    except OstiaryError as error:
-        return _html(render.page("sign_in.html", problem=error.message), error.status)
-    reply = RedirectResponse("/ui/ask", status_code=303)
-    reply.set_cookie(
-        COOKIE,
-        key.strip(),
-        max_age=SESSION_S,
-        httponly=True,
-        samesite="strict",
-        secure=request.url.scheme == "https",
-    )
-    return reply
-
-
-@router.post("/ui/sign-out")
-async def sign_out() -> Response:
-    """Forget the session."""
-    reply = RedirectResponse("/", status_code=303)
-    reply.delete_cookie(COOKIE)
-    return reply
+    return _Static(directory=Path(__file__).parent / "static")
 
 
 async def _home(request: Request, call: Call, status: int = 200, **values: Any) -> HTMLResponse:
@@ -96,11 +54,11 @@ async def _home(request: Request, call: Call, status: int = 200, **values: Any) 
     page = await stores.page(call.tenant_id, limit=100, order="asc")
     counts = await stores.counts([s.id for s in page.rows])
     shown = [
-        {"id": s.id, "name": s.name, "documents": counts[s.id]["completed"]}
+        {"id": s.id, "name": s.name or s.id, "documents": counts[s.id]["completed"]}
         for s in page.rows
         if not s.expired
     ]
-    return _html(render.page("home.html", stores=shown, **values), status)
+    return html(render.page("home.html", stores=shown, **values), status)
 
 
 @governed.get("/ask")
@@ -111,7 +69,10 @@ async def ask_page(request: Request, call: Read) -> Response:
 
 @governed.post("/ask")
 async def ask(request: Request, call: Ask, q: Question, store: Store) -> Response:
-    """Answer a question: streamed to the page's script, or as a whole page without it."""
+    """Answer a question: streamed to the page's script, or as a whole page without it.
+
+    The question comes in the body, so that no log or history of addresses keeps it.
+    """
     service: Responses = request.app.state.services.responses
     wanted = ResponsesRequest(
         model=request.app.state.services.settings.llm_model,
@@ -120,35 +81,23 @@ async def ask(request: Request, call: Ask, q: Question, store: Store) -> Respons
         include=["file_search_call.results"],
         store=False,
     )
-    wanted = await service.screen_input(call, wanted)
     if "text/event-stream" in request.headers.get("accept", ""):
-        events = await service.open_stream(call, wanted)
-        return StreamingResponse(_stream(call, store, events), media_type="text/event-stream")
-    final = await service.complete(call, wanted)
-    result = Markup(render.result(store, final, call.request_id))  # noqa: S704 (rendered above)
-    return await _home(request, call, question=q, store_id=store, result=result)
-
-
-async def _stream(
-    call: Call, store: str, events: AsyncIterator[tuple[str, dict[str, Any]]]
-) -> AsyncIterator[bytes]:
+        wanted = await service.screen_input(call, wanted)
+        events, pairs = await service.open_stream(call, wanted)
+        return StreamingResponse(
+            fragments(call, store, events, pairs),
+            media_type="text/event-stream",
+            headers={**GUARDED, "x-accel-buffering": "no"},
+        )
+    status = 200
     try:
-        async for kind, value in events:
-            if kind == "response.output_text.delta":
-                yield _event("text", str(escape(value["delta"])))
-            elif kind in ("response.completed", "response.incomplete"):
-                last = _event("result", render.result(store, value["response"], call.request_id))
-                await call.settle(200, last)
-                yield last
-    except OstiaryError as error:
-        call.error_code = error.code
-        await call.settle(error.status)
-        yield _event("result", render.page("problem.html", message=error.message))
-
-
-def _event(kind: str, html: str) -> bytes:
-    lines = "".join(f"data: {line}\n" for line in html.split("\n"))
-    return f"event: {kind}\n{lines}\n".encode()
+        final = await service.complete(call, await service.screen_input(call, wanted))
+        result = render.result(store, final, call.request_id)
+    except OstiaryError as error:  # on the page, so that the question is not lost
+        call.error_code, status = error.code, error.status
+        result = render.problem(error.message, error.status, error.code, call.request_id)
+    shown = Markup(result)  # noqa: S704 (rendered above)
+    return await _home(request, call, status, question=q, store_id=store, result=shown)
 
 
 @governed.get("/documents/{store_id}/{file_id}")
@@ -157,14 +106,22 @@ async def document(
     call: Document,
     store_id: Id,
     file_id: Id,
-    at: Annotated[int, Query(ge=0, le=10**9)] = 0,
-    quote: Annotated[str, Query(max_length=2000)] = "",
+    at: Place = None,
+    start: Place = None,
+    end: Place = None,
+    check: Annotated[str, Query(max_length=8)] = "",
 ) -> Response:
-    """A whole document with the cited passage marked."""
+    """A whole document with the cited words marked.
+
+    The words are given by their place in the passage, not by themselves: addresses end up
+    in logs and histories, where no part of a document belongs.
+    """
     services: Any = request.app.state.services
     filename, passages = await services.vector_stores.document(call.tenant_id, store_id, file_id)
     texts = await services.guardrails.screen(call, [p.text for p in passages], "output")
-    return _html(await asyncio.to_thread(render.document, filename, passages, texts, at, quote))
+    words = None if start is None or end is None else render.Words(start, end, check)
+    return html(await asyncio.to_thread(render.document, filename, passages, texts, at, words))
 
 
+router.include_router(session.router)
 router.include_router(governed)

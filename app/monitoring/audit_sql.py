@@ -1,0 +1,61 @@
+"""The statements of the audit writer, rendered once for the database in use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import BindParameter, Executable, bindparam, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.store.db import Database
+from app.store.models import audit, audit_heads
+
+
+class Statement:
+    """SQL text for the driver and the order of its values; takes values by name.
+
+    SQLAlchemy renders it, once. Rendering and binding anew took 600 µs for a group of one
+    record against 90 µs in the driver, all of it holding the interpreter's lock.
+    """
+
+    def __init__(self, statement: Executable, db: Database) -> None:
+        compiled = statement.compile(dialect=db.sync_engine.dialect)  # type: ignore[attr-defined]
+        self._text = str(compiled)
+        self._order: list[str] | None = compiled.positiontup if compiled.positional else None
+
+    def _values(self, values: dict[str, Any]) -> Any:
+        return values if self._order is None else [values[name] for name in self._order]
+
+    def run(self, cursor: Any, values: dict[str, Any]) -> None:
+        """Execute once."""
+        cursor.execute(self._text, self._values(values))
+
+    def run_many(self, cursor: Any, rows: Sequence[dict[str, Any]]) -> None:
+        """Execute for each row."""
+        cursor.executemany(self._text, [self._values(row) for row in rows])
+
+
+class Statements:
+    """Lock a chain's head, make one, move it, add records."""
+
+    def __init__(self, db: Database) -> None:
+        heads = audit_heads.c
+        of: BindParameter[str] = bindparam("of")
+        dialect = sqlite if db.is_sqlite else postgresql
+        self.lock_head = Statement(
+            select(heads.seq, heads.hash).where(heads.tenant_id == of).with_for_update(), db
+        )
+        self.add_head = Statement(
+            dialect.insert(audit_heads)
+            .values({name: bindparam(name) for name in ("tenant_id", "seq", "hash")})
+            .on_conflict_do_nothing(),
+            db,
+        )
+        self.move_head = Statement(
+            update(audit_heads)
+            .where(heads.tenant_id == of)
+            .values(seq=bindparam("to"), hash=bindparam("hashed")),
+            db,
+        )
+        self.add_records = Statement(insert(audit), db)

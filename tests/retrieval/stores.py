@@ -1,0 +1,141 @@
+"""The retrieval services over a real database and the real embedder, without a gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from app.gateway.call import Call, Principal
+from app.ids import new_id
+from app.pools import Pool
+from app.retrieval.collections import VectorStores
+from app.retrieval.embedding import OnnxEmbedder, packaged_bge_dir
+from app.retrieval.files import FileService
+from app.retrieval.ingestion import Ingestion, _new_passage
+from app.retrieval.types import AttributeValue, Hit
+from app.store.blobs import Blobs
+from app.store.db import Database
+from app.store.jobs import Jobs
+from app.store.models import metadata
+
+TENANT = "t1"
+
+
+@cache
+def embedder() -> OnnxEmbedder:
+    return OnnxEmbedder(packaged_bge_dir(), 2)
+
+
+def made_call(tenant: str = TENANT) -> Call:
+    principal = Principal(tenant, "key:k1", "k1", frozenset({"*"}))
+    return Call(new_id("call_"), new_id("req_"), "rest", "POST /v1/x", principal)
+
+
+@asynccontextmanager
+async def free_pass(door: str, route: str, principal: Principal) -> AsyncIterator[Call]:
+    """A corridor that lets everything through."""
+    yield Call(new_id("call_"), new_id("req_"), door, route, principal)
+
+
+class House:
+    """Files, vector stores and ingestion of one process; ``reopen`` is a restart of it."""
+
+    def __init__(self, database_url: str, jobs_url: str, folder: Path) -> None:
+        self.url, self.jobs_url, self.folder = database_url, jobs_url, folder
+        self.db = Database(database_url)
+        self._build()
+
+    def _build(self) -> None:
+        self.query_pool, self.work_pool = Pool("query", 2), Pool("ingest", 2, 100_000)
+        self.stores = VectorStores(
+            self.db, embedder(), self.query_pool, self.work_pool, self.folder / "indexes"
+        )
+        self.files = FileService(self.db, Blobs(str(self.folder / "files")), 10**9)
+        self.jobs = Jobs(self.db, self.jobs_url, "local")
+        self.ingestion = Ingestion(
+            self.jobs, self.files, self.stores, self.work_pool, self.folder / "scratch"
+        )
+        self.ingestion.govern = free_pass
+
+    async def create_tables(self) -> None:
+        await asyncio.to_thread(metadata.create_all, self.db.sync_engine)
+
+    async def reopen(self) -> None:
+        """Forget all that is in memory, as a restart does."""
+        await self.stores.close()
+        self.query_pool.close()
+        self.work_pool.close()
+        self._build()
+
+    async def close(self) -> None:
+        await self.stores.close()
+        self.query_pool.close()
+        self.work_pool.close()
+        await self.db.close()
+
+    async def new_store(self, **given: Any) -> str:
+        wanted = {
+            "name": None,
+            "description": None,
+            "metadata": {},
+            "chunking": {},
+            "expires_after_days": None,
+        }
+        return (await self.stores.create(made_call(), **{**wanted, **given})).id
+
+    async def upload(self, text: str | bytes, filename: str = "a.md") -> str:
+        data = text if isinstance(text, bytes) else text.encode()
+        file = await self.files.upload(made_call(), filename, "assistants", io.BytesIO(data))
+        return file.id
+
+    async def attach(
+        self, store_id: str, file_id: str, attributes: dict[str, AttributeValue] | None = None
+    ) -> str:
+        """Attach a file and return the id of the job that is to ingest it."""
+        _, fresh = await self.stores.attach(made_call(), store_id, [file_id], attributes or {}, {})
+        return fresh[file_id]
+
+    async def index(self, store_id: str, file_id: str, job_id: str, texts: Sequence[str]) -> bool:
+        """Do what the job's last step does, with passages of the test's own."""
+        pieces = [
+            {"ordinal": n, "text": text, "page": None, "section": None}
+            for n, text in enumerate(texts)
+        ]
+        new = [_new_passage(store_id, file_id, p, 10) for p in pieces]
+        vectors = await self.stores.embed_passages(list(texts))
+        async with self.stores.using(store_id) as index:
+            return await index.add(file_id, job_id, new, vectors, sum(map(len, texts)))
+
+    async def put(
+        self,
+        store_id: str,
+        *texts: str,
+        attributes: dict[str, AttributeValue] | None = None,
+        filename: str = "a.md",
+    ) -> str:
+        """Upload, attach and index one file of the given passages."""
+        file_id = await self.upload("\n\n".join(texts), filename)
+        job_id = await self.attach(store_id, file_id, attributes)
+        assert await self.index(store_id, file_id, job_id, texts)
+        return file_id
+
+    async def search(
+        self, store_id: str, query: str, filters: dict[str, Any] | None = None, k: int = 10
+    ) -> list[Hit]:
+        return await self.stores.hits(made_call(), [store_id], query, k, filters)
+
+    async def compact(self, store_id: str) -> None:
+        """Compact now, and wait for it."""
+        async with self.stores.using(store_id) as index:
+            index.compact_soon()
+            assert index._compacting is not None
+            await index._compacting
+
+
+def files_of(hits: Sequence[Hit]) -> list[str]:
+    return list(dict.fromkeys(h.passage.file_id for h in hits))
