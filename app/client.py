@@ -22,13 +22,15 @@ class Client:
     """Speaks to one gateway with one API key; use as an async context manager."""
 
     def __init__(self, base_url: str, api_key: str) -> None:
-        self._session = aiohttp.ClientSession(
-            base_url=base_url.rstrip("/") + "/",
-            headers={"authorization": f"Bearer {api_key}"},
-            timeout=aiohttp.ClientTimeout(total=None, sock_read=600),
-        )
+        self._base_url, self._api_key = base_url.rstrip("/") + "/", api_key
+        self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Client:
+        self._session = aiohttp.ClientSession(
+            base_url=self._base_url,
+            headers={"authorization": f"Bearer {self._api_key}"},
+            timeout=aiohttp.ClientTimeout(total=None, sock_read=600),
+        )
         return self
 
     async def __aexit__(

@@ -106,6 +106,8 @@ async def _on_validation_error(request: Request, error: Exception) -> JSONRespon
     where = ".".join(str(p) for p in first["loc"] if p not in ("body", "query", "path"))
     if first["type"] == "json_invalid":
         message, where = "The body is not valid JSON. Send one JSON object.", ""
+    elif first["type"] == "union_tag_invalid":  # pydantic's message repeats the value
+        message = f"{where}: 'type' must be one of {first['ctx']['expected_tags']}."
     else:
         message = f"{where or 'The body'}: {first['msg']}. Correct it and send the request again."
     body = OstiaryError(message, param=where or None, code="invalid_request")

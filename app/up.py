@@ -148,19 +148,17 @@ async def load_sample(client: Client, settings: Settings, say: Say) -> str:
                 return await client.upload(page, relative_name(page))
 
         ids = await asyncio.gather(*(send(page) for page in wanted))
-        batches = [
+        for i in range(0, len(ids), 500):
             await client.add_batch(store_id, list(ids[i : i + 500]))
-            for i in range(0, len(ids), 500)
-        ]
         say(f"Uploaded {len(ids)} documents; embedding them.")
-        for batch in batches:
-            await client.wait_batch(store_id, batch, _Progress(say))
+    progress = _Progress(say)  # also of files that an earlier run left waiting
     while True:
         store = await client.call("GET", f"v1/vector_stores/{store_id}")
-        if store["file_counts"]["in_progress"] == 0:
+        counts = store["file_counts"]
+        if counts["in_progress"] == 0:
             break
+        progress(counts)
         await asyncio.sleep(0.5)
-    counts = store["file_counts"]
     say(f"Sample knowledge base: {counts['completed']} documents, {counts['failed']} failed.")
     return store_id
 
@@ -202,14 +200,17 @@ class _Progress:
     def __init__(self, say: Say) -> None:
         self.say = say
         self.began = self.last = time.monotonic()
+        self.first: int | None = None  # what was done before we began to look
 
     def __call__(self, counts: dict[str, int]) -> None:
         now = time.monotonic()
         done, total = counts["completed"] + counts["failed"], counts["total"]
-        if now - self.last < 15 or not done:
+        if self.first is None:
+            self.first = done
+        if now - self.last < 15 or done == self.first:
             return
         self.last = now
-        left = (now - self.began) / done * (total - done)
+        left = (now - self.began) / (done - self.first) * (total - done)
         self.say(f"  {done} of {total} documents, about {left:.0f} s left")
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from app.api.common import ERRORS
+from app.api.common import ERRORS, with_times
 from app.errors import Forbidden
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
@@ -92,21 +91,11 @@ def _identity(request: Request) -> Identity:
 
 
 def _shown(key: ApiKey) -> dict[str, Any]:
-    return {**_times(asdict(key)), "scopes": list(key.scopes)}
-
-
-def _times(row: dict[str, Any]) -> dict[str, Any]:
-    """Unix seconds inside, RFC 3339 outside."""
-    return {
-        name: datetime.fromtimestamp(value, UTC)
-        if name.endswith("_at") and value is not None
-        else value
-        for name, value in row.items()
-    }
+    return {**with_times(asdict(key)), "scopes": list(key.scopes)}
 
 
 def _tenant(tenant: Tenant) -> TenantObject:
-    return TenantObject(**_times(asdict(tenant)))
+    return TenantObject(**with_times(asdict(tenant)))
 
 
 def _reach(call: Call) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query
@@ -68,3 +69,13 @@ def one_cursor(after: str | None, before: str | None) -> None:
     """Refuse a page that is asked for from both ends."""
     if after is not None and before is not None:
         raise BadRequest("Give `after` or `before`, not both.", param="before")
+
+
+def with_times(row: dict[str, Any]) -> dict[str, Any]:
+    """Unix seconds under names that end in ``_at`` as dates, which JSON writes by RFC 3339."""
+    return {
+        name: datetime.fromtimestamp(value, UTC)
+        if name.endswith("_at") and value is not None
+        else value
+        for name, value in row.items()
+    }

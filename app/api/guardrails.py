@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
@@ -12,9 +12,10 @@ from app.errors import NotFound, Unprocessable
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
 from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
-from app.guardrails.pii import Finding
-from app.guardrails.policy import Policy
-from app.guardrails.service import mask
+from app.guardrails.findings import Finding, mask
+
+if TYPE_CHECKING:
+    from app.guardrails.policy import Policy
 
 router = APIRouter(
     prefix="/v1/guardrails", route_class=GovernedRoute, tags=["guardrails"], responses=ERRORS

@@ -7,12 +7,11 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-import orjson
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 
-from app.api.common import ERRORS, Id
+from app.api.common import ERRORS, Id, with_times
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
 from app.store.jobs import FINAL, JobRow, Jobs
@@ -36,13 +35,13 @@ class JobObject(BaseModel):
     done: int
     total: int
     error: JobError | None
-    created_at: float
-    updated_at: float
+    created_at: AwareDatetime
+    updated_at: AwareDatetime
 
 
 def _shown(row: JobRow) -> JobObject:
     values = {k: v for k, v in asdict(row).items() if k in JobObject.model_fields}
-    return JobObject(**values)
+    return JobObject(**with_times(values))
 
 
 @router.get("/{job_id}")
@@ -70,7 +69,7 @@ async def _events(jobs: Jobs, call: Call, row: JobRow) -> AsyncIterator[bytes]:
             last = row.updated_at
             if row.status in FINAL:
                 await call.settle(200)
-            yield b"event: job\ndata: " + orjson.dumps(_shown(row).model_dump()) + b"\n\n"
+            yield b"event: job\ndata: " + _shown(row).model_dump_json().encode() + b"\n\n"
         if row.status in FINAL:
             return
         await asyncio.sleep(POLL_S)

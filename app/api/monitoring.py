@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 
 from app.api.common import ERRORS
 from app.errors import NotFound
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
+
+if TYPE_CHECKING:
+    from app.monitoring.drift import Drift
 
 router = APIRouter(prefix="/v1", route_class=GovernedRoute, tags=["monitoring"], responses=ERRORS)
 
@@ -29,7 +33,7 @@ class UsageRow(BaseModel):
 class UsageReport(BaseModel):
     object: Literal["usage"] = "usage"
     group_by: str
-    since: float
+    since: AwareDatetime
     data: list[UsageRow]
 
 
@@ -50,7 +54,7 @@ class AuditVerdict(BaseModel):
 
 class DriftRow(BaseModel):
     feature: str
-    window: int
+    window: AwareDatetime  # its start
     count: int
     reference_count: int
     ks: float | None
@@ -77,7 +81,7 @@ async def get_usage(
     rows = await request.app.state.services.audit.totals(call.tenant_id, since, group_by)
     return UsageReport(
         group_by=group_by,
-        since=since,
+        since=datetime.fromtimestamp(since, UTC),
         data=[UsageRow(cost_usd=r.pop("cost_nano_usd") / 1e9, **r) for r in rows],
     )
 
@@ -113,13 +117,17 @@ async def verify_audit(
     return AuditVerdict(valid=verdict.fault is None, records=verdict.records, fault=verdict.fault)
 
 
+def _shown(drift: Drift) -> DriftRow:
+    return DriftRow(**{**asdict(drift), "window": datetime.fromtimestamp(drift.window, UTC)})
+
+
 @router.get("/drift")
 async def list_drift(
     request: Request, call: Annotated[Call, Depends(Scope("monitoring:read"))]
 ) -> DriftReport:
     """Compare each feature's newest hour with its reference."""
     report = await request.app.state.services.drift.report(call.tenant_id)
-    return DriftReport(data=[DriftRow(**asdict(d)) for d in report])
+    return DriftReport(data=[_shown(d) for d in report])
 
 
 @router.get("/drift/{feature:path}")
@@ -132,4 +140,4 @@ async def get_drift(
     report = await request.app.state.services.drift.report(call.tenant_id, feature)
     if not report:
         raise NotFound("drift feature", feature, remedy="GET /v1/drift lists the known ones.")
-    return DriftRow(**asdict(report[0]))
+    return _shown(report[0])

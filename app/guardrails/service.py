@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from app.errors import GuardrailViolation, OstiaryError, Unavailable
 from app.gateway.call import Call, Direction
 from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
-from app.guardrails.pii import Finding, PiiDetector
+from app.guardrails.findings import Finding, mask
+from app.guardrails.pii import PiiDetector
 from app.guardrails.policy import Policy
 from app.guardrails.segments import suspicion
 from app.guardrails.streaming import StreamScreen
@@ -143,14 +144,3 @@ class Guardrails:
 def _light(texts: Sequence[str]) -> bool:
     """Whether looking for patterns takes well under a millisecond or two."""
     return sum(map(len, texts)) <= INLINE_CHARS and sum(map(suspicion, texts)) <= INLINE_SIGNS
-
-
-def mask(text: str, findings: Sequence[Finding]) -> str:
-    """Replace each finding by its type in angle brackets."""
-    if not findings:
-        return text
-    parts, last = [], 0
-    for finding in findings:
-        parts += [text[last : finding.start], f"<{finding.entity}>"]
-        last = finding.end
-    return "".join([*parts, text[last:]])

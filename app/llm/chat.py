@@ -40,8 +40,8 @@ class Chat:
         self, call: Call, request: ChatCompletionRequest
     ) -> ChatCompletionRequest:
         """Return the request with its texts as the policy lets them pass."""
+        self._router.available(request.model)  # unknown names reach neither audit nor drift
         call.model = request.model
-        self._router.available(request.model)  # an unknown name is refused before any work
         call.versions["model"] = request.model
         texts = texts_of(request)
         call.features["input_length"] = float(sum(map(len, texts)))

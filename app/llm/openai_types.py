@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.llm.openai_replies import ChatCompletion as ChatCompletion
@@ -23,6 +24,22 @@ class Wire(BaseModel):
     """A body from outside: types are taken as sent, unknown fields are kept and passed on."""
 
     model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Body(Wire):
+    """A whole body: whatever it holds can be sent on as JSON."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_json(cls, value: Any) -> Any:
+        try:
+            orjson.dumps(value, default=str)
+        except TypeError:
+            raise ValueError(
+                "the body holds a broken character (half of a surrogate pair), a number beyond "
+                "64 bits or too deep a nesting"
+            ) from None
+        return value
 
 
 class Part(Wire):
@@ -62,7 +79,7 @@ class StreamOptions(Wire):
     include_usage: bool | None = None
 
 
-class ChatCompletionRequest(Wire):
+class ChatCompletionRequest(Body):
     """Body of `POST /v1/chat/completions`."""
 
     model: str = Field(min_length=1, max_length=256)
@@ -89,7 +106,7 @@ class ChatCompletionRequest(Wire):
         return self.model_dump(exclude_unset=True, exclude={"ostiary"})
 
 
-class EmbeddingsRequest(Wire):
+class EmbeddingsRequest(Body):
     """Body of `POST /v1/embeddings`."""
 
     model: str = Field(min_length=1, max_length=256)
@@ -172,7 +189,7 @@ class FunctionTool(Wire):
 Tool = Annotated[FileSearchTool | FunctionTool, Field(discriminator="type")]
 
 
-class ResponsesRequest(Wire):
+class ResponsesRequest(Body):
     """Body of `POST /v1/responses`."""
 
     model: str = Field(min_length=1, max_length=256)

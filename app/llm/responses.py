@@ -44,8 +44,8 @@ class Responses:
 
     async def screen_input(self, call: Call, request: ResponsesRequest) -> ResponsesRequest:
         """Return the request with its texts as the policy lets them pass."""
+        self._router.available(request.model)  # unknown names reach neither audit nor drift
         call.model = request.model
-        self._router.available(request.model)
         call.versions["model"] = request.model
         texts = texts_of(request)
         call.features["input_length"] = float(sum(map(len, texts)))

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -154,6 +153,8 @@ def _compare(feature: str, per_window: dict[int, Any]) -> Drift:
 
 def ks_distance(a: Any, b: Any) -> float:
     """Largest gap between the two sketches' CDFs, at the quantiles of both."""
+    import numpy as np
+
     ranks = np.linspace(0.0, 1.0, 101)
     points = np.unique(np.concatenate([a.get_quantiles(ranks), b.get_quantiles(ranks)]))
     gaps = np.abs(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
@@ -17,10 +17,12 @@ from app.errors import OstiaryError
 from app.gateway.call import Call
 from app.gateway.corridor import Scope
 from app.llm.openai_types import FileSearchTool, ResponsesRequest
-from app.llm.responses import Responses
 from app.ui import render, session
 from app.ui.page_route import GUARDED, PageRoute, html
 from app.ui.stream import fragments
+
+if TYPE_CHECKING:
+    from app.llm.responses import Responses
 
 router = APIRouter(include_in_schema=False)
 governed = APIRouter(prefix="/ui", route_class=PageRoute, include_in_schema=False, responses=ERRORS)

@@ -8,7 +8,8 @@ import time
 import pytest
 
 from app.guardrails.entities import PATTERN_ENTITIES
-from app.guardrails.pii import Finding, PiiDetector, _without_overlaps
+from app.guardrails.findings import Finding, without_overlaps
+from app.guardrails.pii import PiiDetector
 from app.guardrails.recognizers import counts, pattern_recognizers
 from tests.guardrails.texts import text as make_text
 
@@ -20,7 +21,7 @@ def presidio_on_the_whole(detector: PiiDetector, text: str) -> list[Finding]:
         for r in recognizer.analyze(text, [entity])
         if counts(entity, text[r.start : r.end])
     ]
-    return _without_overlaps(found)
+    return without_overlaps(found)
 
 
 @pytest.mark.parametrize("seed", range(150))
@@ -65,7 +66,7 @@ def test_known_values_and_near_misses(
 
 
 def test_overlapping_findings_merge_so_that_no_part_stays_readable() -> None:
-    merged = _without_overlaps([Finding("A", 0, 6, 0.4), Finding("B", 4, 10, 1.0)])
+    merged = without_overlaps([Finding("A", 0, 6, 0.4), Finding("B", 4, 10, 1.0)])
     assert merged == [Finding("B", 0, 10, 1.0)]
 
 

@@ -13,9 +13,10 @@ from fastapi.testclient import TestClient
 from app.api import guardrails as door
 from app.errors import GuardrailViolation, Unavailable
 from app.gateway.call import Call
-from app.guardrails.pii import Finding, PiiDetector
+from app.guardrails.findings import Finding, mask
+from app.guardrails.pii import PiiDetector
 from app.guardrails.policy import load_policy
-from app.guardrails.service import Guardrails, mask
+from app.guardrails.service import Guardrails
 from app.pools import Pool
 
 SSN = "234-56-7891"

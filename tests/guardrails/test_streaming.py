@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.guardrails.entities import PATTERN_ENTITIES
+from app.guardrails.findings import mask
 from app.guardrails.pii import PiiDetector
 from app.guardrails.segments import MOST_WINDOW, windows
-from app.guardrails.service import mask
 from app.guardrails.streaming import StreamScreen
 from tests.guardrails.texts import text as make_text
 

@@ -20,7 +20,7 @@ import pytest_asyncio
 from app.errors import BadRequest, NotFound
 from app.llm import tether, weights
 from app.llm.router import Router
-from app.llm.server import VllmServer, find_python
+from app.llm.server import VllmServer, fastest_dtype, find_python
 from app.llm.upstream import Upstream, UpstreamCut, UpstreamUnavailable, delta_text
 from tests.conftest import missing
 
@@ -48,6 +48,18 @@ async def hold():
 
 asyncio.run(hold())
 """
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [("avx2 avx512f avx512_bf16", "bfloat16"), ("amx_bf16 avx2", "bfloat16"), ("avx2", "float32")],
+)
+def test_the_number_format_is_one_that_the_processor_can_reckon_in(
+    tmp_path: Path, flags: str, dtype: str
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {flags}\n")
+    assert fastest_dtype(tmp_path / "cpuinfo") == dtype
+    assert fastest_dtype(tmp_path / "none") == "auto"
 
 
 async def test_without_vllm_the_server_is_disabled_and_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""Findings in a text: which of several wins, and the text without them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A value at ``text[start:end]``."""
+
+    entity: str
+    start: int
+    end: int
+    score: float
+
+
+def without_overlaps(found: list[Finding]) -> list[Finding]:
+    """The surest finding wins, then the longest; it grows over what overlaps it.
+
+    Without growing, the rest of the loser would stay readable.
+    """
+    if len(found) < 2:
+        return found
+    kept: list[Finding] = []
+    for finding in sorted(found, key=lambda f: (f.start, -f.end)):
+        if not kept or finding.start >= kept[-1].end:
+            kept.append(finding)
+            continue
+        last = kept[-1]
+        best = max(last, finding, key=lambda f: (f.score, f.end - f.start, f.entity))
+        kept[-1] = Finding(best.entity, last.start, max(last.end, finding.end), best.score)
+    return kept
+
+
+def mask(text: str, findings: Sequence[Finding]) -> str:
+    """Replace each finding by its type in angle brackets."""
+    if not findings:
+        return text
+    parts, last = [], 0
+    for finding in findings:
+        parts += [text[last : finding.start], f"<{finding.entity}>"]
+        last = finding.end
+    return "".join([*parts, text[last:]])
