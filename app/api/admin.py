@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.api.common import ERRORS, with_times
 from app.errors import Forbidden
-from app.gateway.call import Call
+from app.gateway.call import DEFAULT_TENANT, Call
 from app.gateway.corridor import GovernedRoute, Scope
-from app.gateway.identity import DEFAULT_TENANT, ApiKey, Identity, Tenant
+
+if TYPE_CHECKING:
+    from app.gateway.identity import ApiKey, Identity, Tenant
 
 router = APIRouter(
     prefix="/v1/admin", route_class=GovernedRoute, tags=["administration"], responses=ERRORS

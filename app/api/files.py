@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import IO, Annotated, Any, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Form, Query, Request, UploadFile
@@ -14,7 +14,9 @@ from pydantic import BaseModel
 from app.api.common import ERRORS, Cursor, Deleted, Id, Order
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
-from app.retrieval.files import File
+
+if TYPE_CHECKING:
+    from app.retrieval.files import File
 
 router = APIRouter(prefix="/v1/files", route_class=GovernedRoute, tags=["files"], responses=ERRORS)
 Read = Annotated[Call, Depends(Scope("files:read"))]

@@ -6,7 +6,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from sqlalchemy import text
 
 router = APIRouter(tags=["health"])
 
@@ -29,8 +28,7 @@ async def readyz(request: Request) -> JSONResponse:
     services = request.app.state.services
     parts: dict[str, Any] = {"llm": services.llm_state()}
     try:
-        async with services.db.read() as connection:
-            await connection.execute(text("SELECT 1"))
+        await services.db.ping()
         parts["database"] = "ok"
     except Exception:
         parts["database"] = "down"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import StreamingResponse
@@ -14,7 +14,9 @@ from pydantic import AwareDatetime, BaseModel
 from app.api.common import ERRORS, Id, with_times
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
-from app.store.jobs import FINAL, JobRow, Jobs
+
+if TYPE_CHECKING:
+    from app.store.jobs import JobRow, Jobs
 
 router = APIRouter(prefix="/v1/jobs", route_class=GovernedRoute, tags=["jobs"], responses=ERRORS)
 Read = Annotated[Call, Depends(Scope("jobs:read"))]
@@ -67,10 +69,10 @@ async def _events(jobs: Jobs, call: Call, row: JobRow) -> AsyncIterator[bytes]:
     while True:
         if row.updated_at != last:
             last = row.updated_at
-            if row.status in FINAL:
+            if row.over:
                 await call.settle(200)
             yield b"event: job\ndata: " + _shown(row).model_dump_json().encode() + b"\n\n"
-        if row.status in FINAL:
+        if row.over:
             return
         await asyncio.sleep(POLL_S)
         row = await jobs.get(call.tenant_id, row.id)

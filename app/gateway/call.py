@@ -33,6 +33,7 @@ class Principal:
         )
 
 
+DEFAULT_TENANT = "default"  # made at the first start; its administrators manage the others
 NOBODY = Principal("-", "anonymous", None, frozenset())
 
 

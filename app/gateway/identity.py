@@ -6,14 +6,13 @@ import hmac
 import time
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from sqlalchemy import select
 
 from app.errors import Forbidden, Unauthenticated
 from app.gateway.call import Principal
+from app.gateway.cookie import cookie_of
 from app.gateway.keys import (
-    DEFAULT_TENANT,
     ApiKey,
     KeyStore,
     Tenant,
@@ -27,9 +26,8 @@ from app.store.models import api_keys, tenants
 if TYPE_CHECKING:
     from app.gateway.oidc import OidcVerifier
 
-__all__ = ["COOKIE", "DEFAULT_TENANT", "ApiKey", "Identity", "Tenant", "cookie_of", "new_secret"]
+__all__ = ["ApiKey", "Identity", "Tenant", "new_secret"]
 
-COOKIE = "ostiary_session"
 CACHE_S = 5.0
 CACHE_SIZE = 10_000
 _NO_KEY = "0" * 64
@@ -131,15 +129,6 @@ class Identity(KeyStore):
             raise _no_tenant()
         principal = Principal(tenant.id, f"oidc:{claims.subject}", None, claims.scopes)
         return principal, claims.expires_at
-
-
-def cookie_of(headers: dict[bytes, bytes]) -> str:
-    """The key in the session cookie, or ''."""
-    for pair in headers.get(b"cookie", b"").decode("latin-1").split(";"):
-        name, _, value = pair.strip().partition("=")
-        if name == COOKIE:
-            return unquote(value)
-    return ""
 
 
 def _credential(scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> str:

@@ -15,13 +15,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from app.errors import BadRequest, Conflict, NotFound
+from app.gateway.call import DEFAULT_TENANT
 from app.ids import new_id
 from app.store.db import Database
 from app.store.models import api_keys, tenants
 
 KEY = re.compile(r"osk-([0-9a-f]{16})-[A-Za-z0-9_-]{32,128}")
 GIVEN_KEY = re.compile(r"osk-[!-~]{28,196}")  # what an operator may choose for the first key
-DEFAULT_TENANT = "default"
 
 
 @dataclass(frozen=True, slots=True)

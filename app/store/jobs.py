@@ -60,6 +60,11 @@ class JobRow:
     created_at: float
     updated_at: float
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.status in FINAL
+
 
 class Jobs:
     """Kinds are named step lists; a finished step is never run again, also after kill -9.
@@ -124,7 +129,7 @@ class Jobs:
 
         self._workflow = run_job
         DBOS.launch()
-        DBOS.register_queue(QUEUE, worker_concurrency=self._concurrency, polling_interval_sec=0.25)
+        DBOS.register_queue(QUEUE, worker_concurrency=self._concurrency, polling_interval_sec=0.5)
 
     def _run(self, step: Step, job: Job) -> Any:
         return self._await(self._step(step, job))

@@ -10,8 +10,8 @@ from typing import Any
 from fastapi.responses import HTMLResponse
 
 from app.gateway.body import Receive
+from app.gateway.cookie import COOKIE, cookie_of
 from app.gateway.corridor import GovernedRoute
-from app.gateway.identity import COOKIE, cookie_of
 from app.ui import render
 from app.ui.stream import event
 

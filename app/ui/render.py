@@ -5,21 +5,18 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 
 from app.retrieval.types import Passage
 
-_templates = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 # What went wrong, in a few words; the error's own message says what to do.
 TITLES = {
     "guardrail_violation": "Refused by the guardrails",
@@ -86,9 +83,21 @@ def _checksum(words: str) -> str:
     return f"{zlib.crc32(words.encode()):08x}"
 
 
+@cache
+def _templates() -> Environment:
+    from jinja2 import Environment, FileSystemLoader
+
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
 def page(template: str, **values: Any) -> str:
     """Render one template."""
-    return _templates.get_template(template).render(**values)
+    return _templates().get_template(template).render(**values)
 
 
 def problem(message: str, status: int, code: str, request_id: str = "") -> Markup:

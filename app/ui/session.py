@@ -10,8 +10,8 @@ from fastapi.responses import RedirectResponse, Response
 
 from app.errors import Forbidden, OstiaryError
 from app.gateway.call import NOBODY
+from app.gateway.cookie import COOKIE
 from app.gateway.corridor import Corridor
-from app.gateway.identity import COOKIE
 from app.ui import render
 from app.ui.page_route import html, own_page
 

@@ -13,9 +13,10 @@ from fastapi import FastAPI
 from sqlalchemy import select
 
 from app.api.admin import router
+from app.gateway.call import DEFAULT_TENANT
 from app.gateway.corridor import Corridor
 from app.gateway.idempotency import Idempotency
-from app.gateway.identity import DEFAULT_TENANT, Identity
+from app.gateway.identity import Identity
 from app.gateway.limits import Limits, MemoryCounters, spent_since
 from app.main import _on_ostiary_error, _on_validation_error
 from app.monitoring.audit import AuditLog

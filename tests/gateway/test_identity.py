@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import select, update
 
 from app.errors import BadRequest, Conflict, Forbidden, NotFound, Unauthenticated
-from app.gateway.call import Principal
-from app.gateway.identity import DEFAULT_TENANT, Identity
+from app.gateway.call import DEFAULT_TENANT, Principal
+from app.gateway.identity import Identity
 from app.store.db import Database
 from app.store.models import api_keys
 
