@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 
 from app.gateway.call import Call, Principal
-from app.llm.gate import JUDGED, measure
+from app.llm.gate import JUDGED, measure, shown
 from app.pools import Pool
 from app.retrieval.collections import VectorStores
 from app.retrieval.embedding import (
@@ -26,19 +27,25 @@ from app.retrieval.embedding import (
     packaged_bge_dir,
     packaged_reranker_dir,
 )
+from app.retrieval.types import Hit
 from app.settings import Settings
 from app.store.db import Database
 from app.store.models import vector_stores
 from app.up import SAMPLE_STORE
 
 QUESTIONS = Path("app/samples/calibration.jsonl")
-INVENTED = 1.5  # cost of answering what cannot be answered; a needless refusal costs 1
+INVENTED = 1.85  # cost of answering what cannot be answered; a needless refusal costs 1
 RIDGE = 1.0
+SEED = 0
 Floats = NDArray[np.float64]
 
 
 async def measure_all(questions: list[dict[str, object]]) -> Floats:
-    """The features of each question, array of shape (n, 4)."""
+    """The features of each question, array of shape (n, 2, 4).
+
+    First as the whole collection gives them, then as a small one would: the most relevant
+    passage beside the best ones of two other questions.
+    """
     settings = Settings()
     db = Database(settings.sql_url)
     pool = Pool("query", settings.cpu_threads)
@@ -52,15 +59,26 @@ async def measure_all(questions: list[dict[str, object]]) -> Floats:
         store_id, tenant_id = (await connection.execute(query)).one()
     principal = Principal(tenant_id, "calibration", None, frozenset("*"))
     call = Call("calibration", "calibration", "cli", "calibration", principal)
+    asked = [str(item["question"]) for item in questions]
+    found = [await stores.hits(call, [store_id], question, JUDGED) for question in asked]
+    chosen = np.random.default_rng(SEED)
     rows = []
-    for item in questions:
-        question = str(item["question"])
-        hits = await stores.hits(call, [store_id], question, JUDGED)
-        rows.append(measure(scorer, question, hits)[0])
+    for question, hits in zip(asked, found, strict=True):
+        whole, scores = measure(scorer, question, hits)
+        others = [found[i][0] for i in chosen.integers(len(found), size=2)]
+        small = near(embedder, question, [hits[int(scores.argmax())], *others])
+        rows.append((whole, measure(scorer, question, small)[0]))
     await stores.close()
     await db.close()
     pool.close()
     return np.array(rows)
+
+
+def near(embedder: OnnxEmbedder, question: str, hits: list[Hit]) -> list[Hit]:
+    """The hits with their cosine to this question."""
+    vectors = embedder.encode_passages([shown(h.passage) for h in hits])
+    cosines = vectors @ embedder.encode_query(question)
+    return [replace(h, dense=float(c)) for h, c in zip(hits, cosines, strict=True)]
 
 
 def fit(x: Floats, y: Floats) -> Floats:
@@ -86,6 +104,11 @@ def fit(x: Floats, y: Floats) -> Floats:
     return raw
 
 
+def fit_both(x: Floats, y: Floats) -> Floats:
+    """Fit on the whole and the small collection alike; x of shape (n, 2, d)."""
+    return fit(x.reshape(-1, x.shape[-1]), np.repeat(y, 2))
+
+
 def predict(w: Floats, x: Floats) -> Floats:
     """Probabilities, array of shape (n,), that the questions can be answered."""
     result: Floats = 1 / (1 + np.exp(-(x @ w[:-1] + w[-1])))
@@ -100,19 +123,21 @@ def main() -> None:
     questions = [json.loads(line) for line in given.questions.read_text().splitlines()]
     y = np.array([float(q["answerable"]) for q in questions])
     x = asyncio.run(measure_all(questions))
+    each = range(len(y))
     left_out = np.array(
-        [predict(fit(np.delete(x, i, 0), np.delete(y, i)), x[i : i + 1])[0] for i in range(len(y))]
+        [predict(fit_both(np.delete(x, i, 0), np.delete(y, i)), x[i]) for i in each]
     )
-    w = fit(x, y)
+    w = fit_both(x, y)
     print("WEIGHTS =", tuple(round(float(v), 3) for v in w[:-1]))
     print("BIAS =", round(float(w[-1]), 3))
     for threshold in (0.3, 0.4, 0.5, 0.6, 0.7):
-        refused = int(((left_out < threshold) & (y > 0)).sum())
-        declined = int(((left_out < threshold) & (y == 0)).sum())
-        print(
-            f"threshold {threshold}: {declined} of {int((y == 0).sum())} unanswerable declined, "
-            f"{refused} of {int(y.sum())} answerable refused"
-        )
+        for size, p in zip(("whole", "small"), left_out.T, strict=True):
+            refused = int(((p < threshold) & (y > 0)).sum())
+            declined = int(((p < threshold) & (y == 0)).sum())
+            print(
+                f"{size} collection, threshold {threshold}: {declined} of {int((y == 0).sum())} "
+                f"unanswerable declined, {refused} of {int(y.sum())} answerable refused"
+            )
 
 
 if __name__ == "__main__":

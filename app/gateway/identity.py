@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["ApiKey", "Identity", "Tenant", "new_secret"]
 
 CACHE_S = 5.0
+LOOKING_S = 1.0
 CACHE_SIZE = 10_000
 _NO_KEY = "0" * 64
 
@@ -37,7 +38,8 @@ class Identity(KeyStore):
     """Authenticates calls by API key, OIDC token or, for our own pages, a cookie.
 
     A verified credential is remembered for ``CACHE_S`` seconds, so that a call costs no
-    query; revoking forgets it at once in this process and after that time in the others.
+    query; revoking forgets it at once in this process and after that time, and the second or
+    two that looking again may take, in the others.
     """
 
     def __init__(self, db: Database, oidc: OidcVerifier | None = None) -> None:
@@ -67,12 +69,14 @@ class Identity(KeyStore):
         ):
             return known[2]
         changes = self._changes
-        if credential.startswith("osk-"):
-            principal, expires_at = await self._verify_key(credential, digest)
-        elif self._oidc is not None:
-            principal, expires_at = await self._verify_token(self._oidc, credential)
-        else:
-            raise _unknown()
+        if known is not None and known[0] > time.monotonic() - CACHE_S:
+            # while this call looks again, the others take what was known a moment ago
+            self._cache[digest] = (time.monotonic() + LOOKING_S, known[1], known[2])
+        try:
+            principal, expires_at = await self._verify(credential, digest)
+        except BaseException:
+            self._cache.pop(digest, None)
+            raise
         if changes == self._changes:  # else it may have been revoked while it was read
             if len(self._cache) >= CACHE_SIZE:
                 self._cache.clear()
@@ -87,6 +91,13 @@ class Identity(KeyStore):
             return
         for digest in [d for d, (_, _, p) in self._cache.items() if p.key_id == key_id]:
             del self._cache[digest]
+
+    async def _verify(self, credential: str, digest: str) -> tuple[Principal, float | None]:
+        if credential.startswith("osk-"):
+            return await self._verify_key(credential, digest)
+        if self._oidc is not None:
+            return await self._verify_token(self._oidc, credential)
+        raise _unknown()
 
     async def _verify_key(self, key: str, digest: str) -> tuple[Principal, float | None]:
         async with self._db.read() as connection:

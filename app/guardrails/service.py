@@ -143,4 +143,7 @@ class Guardrails:
 
 def _light(texts: Sequence[str]) -> bool:
     """Whether looking for patterns takes well under a millisecond or two."""
-    return sum(map(len, texts)) <= INLINE_CHARS and sum(map(suspicion, texts)) <= INLINE_SIGNS
+    length = sum(map(len, texts))
+    if length > INLINE_CHARS:
+        return False
+    return length <= INLINE_SIGNS or sum(map(suspicion, texts)) <= INLINE_SIGNS

@@ -33,6 +33,7 @@ class _Entry:
     stored: dict[str, Any] | None
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
+    chained: tuple[int, str] = (0, GENESIS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class AuditLog:
         self._db = db
         self._sql = Statements(db)
         self._connection: Connection | None = None  # the writer thread's own
+        self._heads: dict[str, tuple[int, str]] = {}  # its last commit: seq and hash by tenant
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -120,7 +122,8 @@ class AuditLog:
                 opened = self._db.sync_engine.connect()
                 self._connection = opened.execution_options(ostiary_write=True)
             with self._connection.begin():
-                self._append(self._connection, group)
+                moved = self._append(self._connection, group)
+            self._heads.update(moved)
         except Exception as caught:
             log.error("audit group of %d failed: %s", len(group), type(caught).__name__)
             error = caught
@@ -135,34 +138,53 @@ class AuditLog:
     def _disconnect(self) -> None:
         """Let go of the writer's connection; the next group opens another."""
         if self._connection is not None:
+            self._heads.clear()
             self._connection.invalidate()
             self._connection.close()
             self._connection = None
 
-    def _append(self, connection: Connection, group: list[_Entry]) -> None:
+    def _append(self, connection: Connection, group: list[_Entry]) -> dict[str, tuple[int, str]]:
+        """Write the records; returns where each chain ends once this is committed."""
         by_tenant: dict[str, list[_Entry]] = {}
         for entry in group:
             by_tenant.setdefault(entry.tenant_id, []).append(entry)
         # the driver's own cursor: this thread shares the interpreter with the event loop
         cursor = connection.connection.cursor()
+        moved: dict[str, tuple[int, str]] = {}
         try:
             for tenant_id in sorted(by_tenant):  # one lock order for all replicas
-                seq, head = self._lock_head(cursor, tenant_id)
-                rows: list[dict[str, Any]] = []
-                for entry in by_tenant[tenant_id]:
-                    seq += 1
-                    record = canonical({"tenant_id": tenant_id, "seq": seq, **entry.record})
-                    following = chain_hash(head, record)
-                    chained = {"tenant_id": tenant_id, "seq": seq, "record": record}
-                    rows.append({**entry.row, **chained, "prev_hash": head, "hash": following})
-                    head = following
-                self._sql.move_head.run(cursor, {"of": tenant_id, "to": seq, "hashed": head})
-                self._sql.add_records.run_many(cursor, rows)
+                entries = by_tenant[tenant_id]
+                known = self._heads.pop(tenant_id, None)
+                if known is None or not self._move_head(cursor, tenant_id, known, entries):
+                    # not seen before, or another gateway was here: only the database knows
+                    known = self._lock_head(cursor, tenant_id)
+                    self._move_head(cursor, tenant_id, known, entries)
+                moved[tenant_id] = entries[-1].chained
+            self._sql.add_records.run_many(cursor, [e.row for t in by_tenant.values() for e in t])
         finally:
             cursor.close()
         for entry in group:
             if entry.stored is not None:
                 store_sync(connection, entry.stored)
+        return moved
+
+    def _move_head(
+        self, cursor: Any, tenant_id: str, known: tuple[int, str], entries: list[_Entry]
+    ) -> bool:
+        """Chain the entries behind a head; False when the chain has gone on from there."""
+        seq, head = known
+        for entry in entries:
+            seq += 1
+            record = canonical({"tenant_id": tenant_id, "seq": seq, **entry.record})
+            following = chain_hash(head, record)
+            entry.row.update(
+                tenant_id=tenant_id, seq=seq, record=record, prev_hash=head, hash=following
+            )
+            head = following
+            entry.chained = (seq, head)
+        values = {"of": tenant_id, "known": known[0], "to": seq, "hashed": head}
+        self._sql.move_head.run(cursor, values)
+        return bool(cursor.rowcount)
 
     def _lock_head(self, cursor: Any, tenant_id: str) -> tuple[int, str]:
         self._sql.lock_head.run(cursor, {"of": tenant_id})

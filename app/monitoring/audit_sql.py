@@ -32,15 +32,25 @@ class Statement:
         cursor.execute(self._text, self._values(values))
 
     def run_many(self, cursor: Any, rows: Sequence[dict[str, Any]]) -> None:
-        """Execute for each row."""
-        cursor.executemany(self._text, [self._values(row) for row in rows])
+        """Execute for each row.
+
+        SQLite's driver lets the interpreter's lock go at each statement and may wait 5 ms to
+        have it back, so there all rows are one statement.
+        """
+        if self._order is None:
+            cursor.executemany(self._text, rows)
+            return
+        before, values, row = self._text.partition(" VALUES ")
+        wanted = [value for r in rows for value in self._values(r)]
+        cursor.execute(before + values + ", ".join([row] * len(rows)), wanted)
 
 
 class Statements:
-    """Lock a chain's head, make one, move it, add records."""
+    """Read a chain's head, make one, move it on from where it is, add records."""
 
     def __init__(self, db: Database) -> None:
         heads = audit_heads.c
+        known: BindParameter[int] = bindparam("known")
         of: BindParameter[str] = bindparam("of")
         dialect = sqlite if db.is_sqlite else postgresql
         self.lock_head = Statement(
@@ -54,7 +64,7 @@ class Statements:
         )
         self.move_head = Statement(
             update(audit_heads)
-            .where(heads.tenant_id == of)
+            .where(heads.tenant_id == of, heads.seq == known)
             .values(seq=bindparam("to"), hash=bindparam("hashed")),
             db,
         )

@@ -85,6 +85,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
         "busy_timeout=30000",
         "foreign_keys=ON",
         "cache_size=-32000",
+        "wal_autocheckpoint=4000",  # pages; each checkpoint makes a call wait for two syncs
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
