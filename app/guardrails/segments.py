@@ -33,8 +33,10 @@ _IBAN_RIGHT = re.compile(r"[A-Z0-9]")
 
 _GAP = re.compile(r"\s+")
 _HARD = re.compile(rf"[^\S{BLANK}]")  # white space that no entity holds
-# Necessary for every pattern entity: e-mail has an @, IPv6 two colons, all others a digit.
-_SUSPECT = re.compile(r"[@\d]|:[0-9A-Fa-f]{0,4}:")
+# Necessary for every pattern entity: e-mail has an @, IPv6 two colons; all others have a digit
+# that stands in a run of seven, beside a letter, or at most four characters before another one.
+# So "14 pumps" and "in 1998" are no reason to look closer.
+_SUSPECT = re.compile(r"@|\d(?:\d{6}|(?=[^\W\d]|\D{1,4}\d)|(?<=[^\W\d]\d))|:[0-9A-Fa-f]{0,4}:")
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s+(?=[^\W\d_]|[\"'(\d])|\s*\n\s*")
 
 CONTEXT = 64  # characters before a gap that decide about it

@@ -18,7 +18,8 @@ from app.pools import Pool
 
 log = logging.getLogger("ostiary.guardrails")
 INLINE_CHARS = 8_192  # patterns in so little text take less than a thread switch is worth,
-INLINE_SIGNS = 200  # unless it is full of what values are made of
+INLINE_SIGNS = 40  # unless it is full of what values are made of; a phone number has two or three
+INLINE_ANYWAY = 200  # characters hold few enough
 
 
 class Guardrails:
@@ -146,4 +147,4 @@ def _light(texts: Sequence[str]) -> bool:
     length = sum(map(len, texts))
     if length > INLINE_CHARS:
         return False
-    return length <= INLINE_SIGNS or sum(map(suspicion, texts)) <= INLINE_SIGNS
+    return length <= INLINE_ANYWAY or sum(map(suspicion, texts)) <= INLINE_SIGNS
