@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 State = Literal["starting", "ready", "down", "disabled"]
 
+_CHECKOUT = Path(__file__).parents[2]
 _TETHER = Path(__file__).with_name("tether.py")
 _START_S = 600.0
 _STOP_S = 15.0
@@ -36,12 +37,12 @@ _STEADY_S = 60.0
 _LOG_MOST_BYTES = 20 * 2**20
 
 
-def find_python(setting: Path | None, data_dir: Path) -> Path | None:
+def find_python(setting: Path | None, data_dir: Path, checkout: Path = _CHECKOUT) -> Path | None:
     """Return the Python of vLLM's environment.
 
     It is the one set, else that of a folder `.vllm` beside the checkout or beside `data_dir`.
     """
-    places = (Path(__file__).parents[2], data_dir.absolute().parent)
+    places = (checkout, data_dir.absolute().parent)
     for found in [setting] if setting else [p / ".vllm/bin/python" for p in places]:
         if found.is_file():
             return found.absolute()  # not resolved: the link is what names the environment

@@ -63,7 +63,7 @@ def test_the_number_format_is_one_that_the_processor_can_reckon_in(
 
 
 async def test_without_vllm_the_server_is_disabled_and_says_so(tmp_path: Path) -> None:
-    assert find_python(None, tmp_path / "data") is None
+    assert find_python(None, tmp_path / "data", tmp_path) is None
     assert find_python(tmp_path / "none", tmp_path) is None
     assert find_python(Path(sys.executable), tmp_path) == Path(sys.executable)
     server = VllmServer(
