@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.exceptions import HTTPException
 
 from app import __version__
@@ -122,6 +123,9 @@ async def _on_validation_error(request: Request, error: Exception) -> JSONRespon
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    headers = error.headers
+    if error.status_code == 405:  # Starlette tells the methods of one of the path's routes only
+        headers = {"allow": ", ".join(_methods_of(request))}
     texts = {
         404: ("There is nothing at this address. /docs lists what there is.", "not_found"),
         405: ("This address does not take this method. /docs lists what it takes.", "bad_method"),
@@ -130,5 +134,15 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     body = OstiaryError(message, code=code)
     body.type = "invalid_request_error" if error.status_code < 500 else "server_error"
     return JSONResponse(
-        body.body(_request_id(request)), status_code=error.status_code, headers=error.headers
+        body.body(_request_id(request)), status_code=error.status_code, headers=headers
     )
+
+
+def _methods_of(request: Request) -> list[str]:
+    """The methods that this address takes."""
+    path = request.scope["path"]
+    found: set[str] = set()
+    for route in iter_route_contexts(request.app.routes):
+        if isinstance(route.original_route, APIRoute) and route.path_regex.match(path):
+            found |= route.methods or set()
+    return sorted(found)

@@ -30,7 +30,7 @@ ScopeName = Annotated[str, Field(pattern=r"^(\*|[a-z_]{1,40}(:(\*|[a-z_]{1,40}))
 class TenantBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
-    budget_usd_per_day: Annotated[float | None, Field(ge=0, le=1e9)] = None
+    budget_usd_per_day: Annotated[float | None, Field(strict=True, ge=0, le=1e9)] = None
 
 
 class TenantObject(BaseModel):
@@ -53,14 +53,15 @@ class KeyBody(BaseModel):
     scopes: Annotated[list[ScopeName], Field(min_length=1, max_length=50)]
     tenant_id: Annotated[IdText | None, Field(description="Yours when empty.")] = None
     expires_at: AwareDatetime | None = None
-    rate_rpm: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
-    rate_tpm: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
+    rate_rpm: Annotated[int | None, Field(strict=True, ge=1, le=2**31 - 1)] = None
+    rate_tpm: Annotated[int | None, Field(strict=True, ge=1, le=2**31 - 1)] = None
 
 
 class RotateBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
     grace_seconds: Annotated[
-        float, Field(ge=0, le=30 * 86_400, description="How long the old key still works.")
+        float,
+        Field(strict=True, ge=0, le=30 * 86_400, description="How long the old key still works."),
     ] = 3600.0
 
 

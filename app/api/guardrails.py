@@ -29,7 +29,7 @@ class AnalyzeBody(BaseModel):
     text: Text
     language: Literal["en"] = "en"
     entities: Annotated[list[str] | None, Field(max_length=50)] = None
-    score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.4
+    score_threshold: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.4
 
 
 class FindingObject(BaseModel):
@@ -41,9 +41,9 @@ class FindingObject(BaseModel):
 
 class AnalyzerResult(BaseModel):
     entity_type: Annotated[str, Field(pattern=r"^[A-Z][A-Z_]{0,63}$")]
-    start: Annotated[int, Field(ge=0)]
-    end: Annotated[int, Field(ge=0)]
-    score: Annotated[float, Field(ge=0, le=1)] = 1.0
+    start: Annotated[int, Field(strict=True, ge=0)]
+    end: Annotated[int, Field(strict=True, ge=0)]
+    score: Annotated[float, Field(strict=True, ge=0, le=1)] = 1.0
 
 
 class AnonymizeBody(BaseModel):

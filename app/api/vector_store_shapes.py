@@ -27,12 +27,12 @@ Name = Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$")]
 
 class ExpiresAfter(BaseModel):
     anchor: Literal["last_active_at"] = "last_active_at"
-    days: Annotated[int, Field(ge=1, le=365)]
+    days: Annotated[int, Field(strict=True, ge=1, le=365)]
 
 
 class StaticChunking(BaseModel):
-    max_chunk_size_tokens: Annotated[int, Field(ge=100, le=4096)] = 800
-    chunk_overlap_tokens: Annotated[int, Field(ge=0, le=2048)] = 400
+    max_chunk_size_tokens: Annotated[int, Field(strict=True, ge=100, le=4096)] = 800
+    chunk_overlap_tokens: Annotated[int, Field(strict=True, ge=0, le=2048)] = 400
 
 
 class ChunkingStrategy(BaseModel):
@@ -91,7 +91,7 @@ class AttributesBody(BaseModel):
 
 class RankingOptions(BaseModel):
     ranker: Literal["auto", "none", "default-2024-11-15"] = "auto"
-    score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
+    score_threshold: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
 
 
 class SearchBody(BaseModel):
@@ -103,7 +103,7 @@ class SearchBody(BaseModel):
         ]
     )
     filters: dict[str, Any] | None = None
-    max_num_results: Annotated[int, Field(ge=1, le=50)] = 10
+    max_num_results: Annotated[int, Field(strict=True, ge=1, le=50)] = 10
     ranking_options: RankingOptions | None = None
     rewrite_query: bool = False
 

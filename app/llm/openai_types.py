@@ -69,7 +69,7 @@ class Grounding(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     vector_store_ids: list[str] = Field(min_length=1, max_length=16)
-    max_num_results: int | None = Field(None, ge=1, le=50)
+    max_num_results: int | None = Field(None, strict=True, ge=1, le=50)
     filters: dict[str, Any] | None = None
 
 
@@ -86,15 +86,15 @@ class ChatCompletionRequest(Body):
     messages: list[Message] = Field(min_length=1, max_length=4096)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, ge=0, le=1)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    n: int | None = Field(None, ge=1, le=128)
+    max_tokens: int | None = Field(None, strict=True, ge=1)
+    max_completion_tokens: int | None = Field(None, strict=True, ge=1)
+    temperature: float | None = Field(None, strict=True, ge=0, le=2)
+    top_p: float | None = Field(None, strict=True, ge=0, le=1)
+    frequency_penalty: float | None = Field(None, strict=True, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, strict=True, ge=-2, le=2)
+    n: int | None = Field(None, strict=True, ge=1, le=128)
     stop: str | list[str] | None = None
-    seed: int | None = None
+    seed: int | None = Field(None, strict=True)
     user: str | None = None
     response_format: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
@@ -116,7 +116,7 @@ class EmbeddingsRequest(Body):
         | Annotated[list[int], Field(min_length=1, max_length=65536)]
         | Annotated[list[list[int]], Field(min_length=1, max_length=2048)]
     )
-    dimensions: int | None = Field(None, ge=1, le=65536)
+    dimensions: int | None = Field(None, strict=True, ge=1, le=65536)
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
 
@@ -163,7 +163,7 @@ class RankingOptions(Wire):
     """How the passages of a file search are chosen."""
 
     ranker: str | None = None
-    score_threshold: float | None = Field(None, ge=0, le=1)
+    score_threshold: float | None = Field(None, strict=True, ge=0, le=1)
 
 
 class FileSearchTool(Wire):
@@ -171,7 +171,7 @@ class FileSearchTool(Wire):
 
     type: Literal["file_search"]
     vector_store_ids: list[str] = Field(min_length=1, max_length=16)
-    max_num_results: int | None = Field(None, ge=1, le=50)
+    max_num_results: int | None = Field(None, strict=True, ge=1, le=50)
     filters: dict[str, Any] | None = None
     ranking_options: RankingOptions | None = None
 
@@ -199,9 +199,9 @@ class ResponsesRequest(Body):
     tool_choice: str | dict[str, Any] | None = None
     stream: bool | None = None
     include: list[str] | None = None
-    max_output_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, ge=0, le=1)
+    max_output_tokens: int | None = Field(None, strict=True, ge=1)
+    temperature: float | None = Field(None, strict=True, ge=0, le=2)
+    top_p: float | None = Field(None, strict=True, ge=0, le=1)
     previous_response_id: str | None = None
     metadata: dict[str, str] | None = Field(None, max_length=16)
     store: bool | None = None
