@@ -163,6 +163,20 @@ def redis_url() -> Iterator[str]:
         server.wait(10)
 
 
+@pytest.fixture(scope="session")
+def vllm_python() -> Path:
+    """The Python of vLLM's environment: OSTIARY_VLLM_PYTHON's, else the checkout's own."""
+    from app.llm.server import find_python
+    from app.llm.weights import packaged_gguf
+
+    given = os.environ.get("OSTIARY_VLLM_PYTHON")
+    found = find_python(Path(given) if given else None, ROOT / "ostiary-data")
+    if found is None:
+        missing("vLLM", "run `make install`, or set OSTIARY_VLLM_PYTHON")
+    packaged_gguf()  # a clear error when the weights are not installed
+    return Path(str(found))
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a fresh database; each test runs on SQLite and on PostgreSQL."""

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.llm.server import find_python
-from tests.conftest import ROOT, answers, free_port, missing
+from tests.conftest import ROOT, answers, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 Ostiary = Callable[..., str]
@@ -23,14 +22,15 @@ def port() -> int:
 
 
 @pytest.fixture(scope="module")
-def ostiary(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Ostiary]:
+def ostiary(
+    vllm_python: Path, tmp_path_factory: pytest.TempPathFactory, port: int
+) -> Iterator[Ostiary]:
     """Runs the command with a data directory of its own, and returns what it printed."""
-    if find_python(None, ROOT / "ostiary-data") is None:
-        missing("vLLM", "make install")
     env = {k: v for k, v in os.environ.items() if not k.startswith("OSTIARY_")}
     env |= {
         "OSTIARY_DATA_DIR": str(tmp_path_factory.mktemp("up") / "data"),
         "OSTIARY_PORT": str(port),
+        "OSTIARY_VLLM_PYTHON": str(vllm_python),
         "HF_HUB_OFFLINE": "1",
     }
 

@@ -22,7 +22,6 @@ from app.llm import tether, weights
 from app.llm.router import Router
 from app.llm.server import VllmServer, fastest_dtype, find_python
 from app.llm.upstream import Upstream, UpstreamCut, UpstreamUnavailable, delta_text
-from tests.conftest import missing
 
 NAME = "smollm2-135m-instruct"
 READY_S = 240.0
@@ -98,25 +97,17 @@ async def test_a_server_that_cannot_start_is_down_with_a_log_and_stops_cleanly(
 
 
 @pytest.fixture(scope="session")
-def python() -> Path:
-    given = os.environ.get("OSTIARY_VLLM_PYTHON")
-    if not given:
-        missing("vLLM", "set OSTIARY_VLLM_PYTHON to the Python of its environment")
-    return Path(str(given))
-
-
-@pytest.fixture(scope="session")
-def model(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models") / NAME
-    return weights.convert(weights.packaged_gguf(), out, python)
+    return weights.convert(weights.packaged_gguf(), out, vllm_python)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def server(
-    python: Path, model: Path, tmp_path_factory: pytest.TempPathFactory
+    vllm_python: Path, model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[VllmServer]:
     made = VllmServer(
-        python=python,
+        python=vllm_python,
         prepare=lambda: model,
         served_name=NAME,
         run_dir=tmp_path_factory.mktemp("vllm"),
@@ -156,10 +147,10 @@ async def until_gone(session: int) -> None:
 
 
 @pytest.mark.slow
-async def test_real_weights_are_converted_once(model: Path, python: Path) -> None:
+async def test_real_weights_are_converted_once(model: Path, vllm_python: Path) -> None:
     before = (model / "model.safetensors").stat().st_mtime_ns
     assert (model / "chat_template.jinja").exists()
-    assert weights.convert(weights.packaged_gguf(), model, python) == model
+    assert weights.convert(weights.packaged_gguf(), model, vllm_python) == model
     assert (model / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -240,7 +231,7 @@ async def test_kill_9_in_mid_stream_is_told_and_heals_without_a_restart(
 
 @pytest.mark.slow
 async def test_stop_leaves_no_process_and_kill_9_of_the_gateway_neither(
-    server: VllmServer, python: Path, model: Path, tmp_path: Path
+    server: VllmServer, vllm_python: Path, model: Path, tmp_path: Path
 ) -> None:
     before = left_in_shm()
     await server.wait_ready(READY_S)
@@ -250,7 +241,7 @@ async def test_stop_leaves_no_process_and_kill_9_of_the_gateway_neither(
     await until_gone(session)
 
     holder = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", HOLDER, str(python), str(model), str(tmp_path)),
+        *(sys.executable, "-c", HOLDER, str(vllm_python), str(model), str(tmp_path)),
         stdout=asyncio.subprocess.PIPE,
     )
     assert holder.stdout is not None
