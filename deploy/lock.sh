@@ -1,6 +1,7 @@
 #!/bin/sh
 # Writes the exact versions that are installed: .venv to constraints.txt, .vllm to
-# constraints-vllm.txt. Run it after changing dependencies, on a tested environment.
+# constraints-vllm.txt. Run it after changing dependencies, on a tested environment made with the
+# oldest Python we promise (3.11): some releases need a later patch of it.
 set -eu
 cd "$(dirname "$0")/.."
 
