@@ -50,10 +50,6 @@ class Guardrails:
             call.bodies[direction] = call.bodies.get(direction, "") + "\n".join(passed)
         return passed
 
-    def policy_for(self, call: Call) -> Policy:
-        """The policy that governs a call: for now the same one for every tenant."""
-        return self.policy
-
     def stream(self, call: Call) -> StreamScreen:
         """A screen for the output that comes in pieces.
 

@@ -13,8 +13,9 @@ from app.gateway.call import Call
 from app.guardrails.service import Guardrails
 from app.ids import new_id
 from app.llm.answer import Answers, Piece, Search, count_usage
-from app.llm.openai_types import ChatCompletionRequest, replace_texts, texts_of
+from app.llm.openai_types import ChatCompletionRequest
 from app.llm.router import Router
+from app.llm.screening import screen_input
 from app.llm.stream_screens import StreamScreens
 from app.llm.upstream import ChatStream
 from app.monitoring.cost import Prices
@@ -40,13 +41,7 @@ class Chat:
         self, call: Call, request: ChatCompletionRequest
     ) -> ChatCompletionRequest:
         """Return the request with its texts as the policy lets them pass."""
-        self._router.available(request.model)  # unknown names reach neither audit nor drift
-        call.model = request.model
-        call.versions["model"] = request.model
-        texts = texts_of(request)
-        call.features["input_length"] = float(sum(map(len, texts)))
-        screened = await self._guardrails.screen(call, texts, "input")
-        return request if screened == texts else replace_texts(request, screened)
+        return await screen_input(self._router, self._guardrails, call, request)
 
     async def complete(self, call: Call, request: ChatCompletionRequest) -> dict[str, Any]:
         """Answer a whole chat; ``request`` has been screened."""

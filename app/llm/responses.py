@@ -16,12 +16,11 @@ from app.llm.chat import annotate
 from app.llm.openai_types import (
     ResponseObject,
     ResponsesRequest,
-    replace_texts,
-    texts_of,
 )
 from app.llm.response_chat import chat_body, collect_calls, sampling
 from app.llm.response_events import Event, Events
 from app.llm.router import Router
+from app.llm.screening import screen_input
 from app.llm.upstream import delta_text
 from app.monitoring.cost import Prices
 from app.store.db import Database
@@ -44,13 +43,7 @@ class Responses:
 
     async def screen_input(self, call: Call, request: ResponsesRequest) -> ResponsesRequest:
         """Return the request with its texts as the policy lets them pass."""
-        self._router.available(request.model)  # unknown names reach neither audit nor drift
-        call.model = request.model
-        call.versions["model"] = request.model
-        texts = texts_of(request)
-        call.features["input_length"] = float(sum(map(len, texts)))
-        screened = await self._guardrails.screen(call, texts, "input")
-        return request if screened == texts else replace_texts(request, screened)
+        return await screen_input(self._router, self._guardrails, call, request)
 
     async def complete(self, call: Call, request: ResponsesRequest) -> dict[str, Any]:
         """Answer as a whole; ``request`` has been screened."""
