@@ -95,9 +95,9 @@ class Answers:
         call.features["refusal"] = 0.0 if grounds.answerable else 1.0
         return Search(question, hits, grounds)
 
-    def note_health(self, call: Call, search: Search, model: str) -> None:
+    async def note_health(self, call: Call, search: Search, model: str) -> None:
         """Say before the first byte of a reply that it will be made without the model."""
-        if search.grounds.answerable and not self._router.available(model):
+        if search.grounds.answerable and not await self._router.ready(model):
             call.degraded = DEGRADED
 
     async def stream(

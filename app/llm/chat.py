@@ -132,7 +132,7 @@ class Chat:
         search = await self._answers.search(
             call, wanted.vector_store_ids, question, wanted.max_num_results, wanted.filters
         )
-        self._answers.note_health(call, search, request.model)
+        await self._answers.note_health(call, search, request.model)
         return search
 
     async def _complete_grounded(

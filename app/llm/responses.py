@@ -78,7 +78,7 @@ class Responses:
         search = await self._answers.search(
             call, tool.vector_store_ids, question, tool.max_num_results, tool.filters
         )
-        self._answers.note_health(call, search, request.model)
+        await self._answers.note_health(call, search, request.model)
         threshold = tool.ranking_options.score_threshold if tool.ranking_options else None
         if threshold:
             search.hits = [h for h in search.hits if h.score >= threshold]

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 _FAILURES_TO_OPEN = 3
 _PROBE_FIRST_S, _PROBE_MOST_S = 0.25, 2.0
 _LOOK_EVERY_S = 5.0
+_LOOK_MOST_S = 1.0  # that a call waits to hear how a server is that has just failed
 
 
 class Deployment:
@@ -28,11 +29,13 @@ class Deployment:
         self.up = False
         self._failures = 0
         self._wake = asyncio.Event()
+        self._looked = asyncio.Event()  # since the last failure
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Look once, then keep looking in the background."""
         self._set(await self.upstream.health())
+        self._looked.set()
         self._watch = asyncio.create_task(self._keep_looking())
 
     async def stop(self) -> None:
@@ -52,7 +55,20 @@ class Deployment:
         self._failures += 1
         if error.gone or self._failures >= _FAILURES_TO_OPEN:
             self._set(False)
+            self._looked.clear()
             self.look_again()
+
+    async def ready(self) -> bool:
+        """Whether the server can answer.
+
+        A broken connection alone does not tell whether its server died, so a call that comes
+        right after one waits until the server was looked at: milliseconds, a second at most.
+        """
+        if not self.up and not self._looked.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_MOST_S):
+                    await self._looked.wait()
+        return self.up
 
     def look_again(self) -> None:
         """Look at once instead of at the next turn."""
@@ -72,7 +88,11 @@ class Deployment:
                     await self._wake.wait()
                     pause = _PROBE_FIRST_S
             self._wake.clear()
-            self._set(await self.upstream.health())
+            up = await self.upstream.health()
+            if self._wake.is_set():
+                continue  # it failed meanwhile: what was seen is old
+            self._set(up)
+            self._looked.set()
             pause = _PROBE_FIRST_S if self.up else min(2 * pause, _PROBE_MOST_S)
 
 
@@ -99,6 +119,13 @@ class Router:
         """Return whether `model` can answer now; raises NotFound for an unknown name."""
         return self._find(model).up
 
+    async def ready(self, model: str) -> bool:
+        """Return whether `model` can answer; waits for a look at a server that just failed.
+
+        Raises NotFound for an unknown name.
+        """
+        return await self._find(model).ready()
+
     def look_again(self) -> None:
         """Look at every server at once, as when one is known to have come up."""
         for deployment in self._deployments.values():
@@ -109,7 +136,7 @@ class Router:
 
         Raises NotFound (`model_not_found`), UpstreamUnavailable, or the server's own refusal.
         """
-        found = self._open(body)
+        found = await self._open(body)
         try:
             reply = await found.upstream.chat(body)
         except UpstreamUnavailable as error:
@@ -120,7 +147,7 @@ class Router:
 
     async def stream_chat(self, body: dict[str, Any]) -> ChatStream:
         """Start a streamed chat; raises as `chat`, and UpstreamCut while it is iterated."""
-        found = self._open(body)
+        found = await self._open(body)
         try:
             stream = await found.upstream.stream_chat(body)
         except UpstreamUnavailable as error:
@@ -138,8 +165,8 @@ class Router:
             )
         return found
 
-    def _open(self, body: dict[str, Any]) -> Deployment:
+    async def _open(self, body: dict[str, Any]) -> Deployment:
         found = self._find(body["model"])
-        if not found.up:
+        if not await found.ready():
             raise UpstreamUnavailable(f"The model '{found.model}' is not running now.", gone=True)
         return found

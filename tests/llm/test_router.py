@@ -74,6 +74,16 @@ async def test_a_stream_cut_by_a_dying_server_opens_the_breaker(
     await until_available(router, "cut")
 
 
+async def test_a_call_right_after_a_cut_waits_for_the_look_at_the_server(router: Router) -> None:
+    for _ in range(3):  # a network fault: the server itself lives on
+        stream = await router.stream_chat(body("cut"))
+        with pytest.raises(UpstreamCut):
+            async for _ in stream:
+                pass
+        assert not router.available("cut")
+        assert await router.ready("cut")
+
+
 async def test_one_failed_call_of_a_living_server_does_not_open_the_breaker(
     router: Router,
 ) -> None:
