@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 import tempfile
 import time
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, delete, or_, select, update
+from sqlalchemy import delete, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.errors import BadRequest, Conflict
@@ -51,7 +52,7 @@ class Ticket:
     def stored(
         self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes
     ) -> dict[str, Any]:
-        """The values that :func:`store_sync` writes in the audit record's transaction."""
+        """The values that the audit writer keeps in the transaction of the call's record."""
         kept = [
             [name.decode("latin-1"), value.decode("latin-1")]
             for name, value in headers
@@ -60,25 +61,13 @@ class Ticket:
         if self.seal is not None:
             body = self.seal.encrypt(body)
         return {
-            "tenant_id": self.tenant_id,
-            "key": self.key,
-            "owner": self.owner,
-            "values": {"done": True, "status": status, "headers": kept, "body": body},
+            "of": self.tenant_id,
+            "under": self.key,
+            "by": self.owner,
+            "status": status,
+            "headers": json.dumps(kept),
+            "body": body,
         }
-
-
-def store_sync(connection: Connection, stored: dict[str, Any]) -> None:
-    """Write a reply under its key; called by the audit thread inside its transaction."""
-    table = idempotency.c
-    connection.execute(
-        update(idempotency)
-        .where(
-            table.tenant_id == stored["tenant_id"],
-            table.key == stored["key"],
-            table.owner == stored["owner"],
-        )
-        .values(**stored["values"])
-    )
 
 
 class Idempotency:

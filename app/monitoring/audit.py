@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, RowMapping, func, select
+from sqlalchemy import Connection, PoolProxiedConnection, RowMapping, func, select
 
 from app.gateway.call import Call
-from app.gateway.idempotency import store_sync
 from app.monitoring.audit_sql import Statements
 from app.store.db import Database
 from app.store.models import audit, audit_heads
@@ -60,7 +59,7 @@ class AuditLog:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._sql = Statements(db)
-        self._connection: Connection | None = None  # the writer thread's own
+        self._connection: PoolProxiedConnection | None = None  # the writer thread's own
         self._heads: dict[str, tuple[int, str]] = {}  # its last commit: seq and hash by tenant
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -91,8 +90,7 @@ class AuditLog:
         row, record = _describe(call, status, latency_s)
         entry = _Entry(call.tenant_id, row, record, stored, loop, loop.create_future())
         self._queue.put(entry)
-        # shielded: a cancelled caller must not cancel the record of what it did
-        await asyncio.shield(entry.done)
+        await entry.done  # a caller that is cancelled here leaves the record to be written
 
     def _run(self) -> None:
         while True:
@@ -119,10 +117,9 @@ class AuditLog:
         error: Exception | None = None
         try:
             if self._connection is None:
-                opened = self._db.sync_engine.connect()
-                self._connection = opened.execution_options(ostiary_write=True)
-            with self._connection.begin():
-                moved = self._append(self._connection, group)
+                self._connection = self._db.sync_engine.raw_connection()
+            moved = self._append(self._connection, group)
+            self._connection.commit()
             self._heads.update(moved)
         except Exception as caught:
             log.error("audit group of %d failed: %s", len(group), type(caught).__name__)
@@ -139,19 +136,22 @@ class AuditLog:
         """Let go of the writer's connection; the next group opens another."""
         if self._connection is not None:
             self._heads.clear()
-            self._connection.invalidate()
-            self._connection.close()
+            self._connection.invalidate()  # closes it, which rolls back
             self._connection = None
 
-    def _append(self, connection: Connection, group: list[_Entry]) -> dict[str, tuple[int, str]]:
+    def _append(
+        self, connection: PoolProxiedConnection, group: list[_Entry]
+    ) -> dict[str, tuple[int, str]]:
         """Write the records; returns where each chain ends once this is committed."""
         by_tenant: dict[str, list[_Entry]] = {}
         for entry in group:
             by_tenant.setdefault(entry.tenant_id, []).append(entry)
         # the driver's own cursor: this thread shares the interpreter with the event loop
-        cursor = connection.connection.cursor()
+        cursor = connection.cursor()
         moved: dict[str, tuple[int, str]] = {}
         try:
+            if self._db.is_sqlite:  # PostgreSQL's driver begins by itself
+                cursor.execute("BEGIN IMMEDIATE")
             for tenant_id in sorted(by_tenant):  # one lock order for all replicas
                 entries = by_tenant[tenant_id]
                 known = self._heads.pop(tenant_id, None)
@@ -161,11 +161,11 @@ class AuditLog:
                     self._move_head(cursor, tenant_id, known, entries)
                 moved[tenant_id] = entries[-1].chained
             self._sql.add_records.run_many(cursor, [e.row for t in by_tenant.values() for e in t])
+            for entry in group:
+                if entry.stored is not None:
+                    self._sql.keep_reply.run(cursor, entry.stored)
         finally:
             cursor.close()
-        for entry in group:
-            if entry.stored is not None:
-                store_sync(connection, entry.stored)
         return moved
 
     def _move_head(

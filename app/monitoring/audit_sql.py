@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BindParameter, Executable, bindparam, insert, select, update
+from sqlalchemy import BindParameter, Executable, bindparam, insert, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.store.db import Database
-from app.store.models import audit, audit_heads
+from app.store.models import audit, audit_heads, idempotency
 
 
 class Statement:
@@ -46,7 +46,7 @@ class Statement:
 
 
 class Statements:
-    """Read a chain's head, make one, move it on from where it is, add records."""
+    """Read a chain's head, make one, move it on, add records, keep a reply under its key."""
 
     def __init__(self, db: Database) -> None:
         heads = audit_heads.c
@@ -69,3 +69,16 @@ class Statements:
             db,
         )
         self.add_records = Statement(insert(audit), db)
+        table = idempotency.c
+        self.keep_reply = Statement(
+            update(idempotency)
+            .where(
+                table.tenant_id == of,
+                table.key == bindparam("under"),
+                table.owner == bindparam("by"),
+            )
+            .values(
+                done=true(), **{name: bindparam(name) for name in ("status", "headers", "body")}
+            ),
+            db,
+        )

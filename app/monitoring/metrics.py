@@ -26,8 +26,11 @@ class Metrics:
             buckets=BUCKETS,
             registry=self.registry,
         )
-        self._tokens = Counter(
+        tokens = Counter(
             "ostiary_tokens", "Tokens of governed calls.", ("kind",), registry=self.registry
+        )
+        self._prompt, self._completion, self._embedding = (
+            tokens.labels(kind) for kind in ("prompt", "completion", "embedding")
         )
         self._cost = Counter(
             "ostiary_cost_usd", "Cost of governed calls in USD.", registry=self.registry
@@ -60,11 +63,11 @@ class Metrics:
         children[1].observe(latency_s)
         usage = call.usage
         if usage.prompt_tokens:
-            self._tokens.labels("prompt").inc(usage.prompt_tokens)
+            self._prompt.inc(usage.prompt_tokens)
         if usage.completion_tokens:
-            self._tokens.labels("completion").inc(usage.completion_tokens)
+            self._completion.inc(usage.completion_tokens)
         if usage.embedding_tokens:
-            self._tokens.labels("embedding").inc(usage.embedding_tokens)
+            self._embedding.inc(usage.embedding_tokens)
         if call.cost_nano_usd:
             self._cost.inc(call.cost_nano_usd / 1e9)
         for (direction, entity, action), count in call.findings.items():

@@ -14,7 +14,8 @@ from sqlalchemy import func, select, update
 from app.errors import BadRequest, Conflict
 from app.gateway import idempotency as module
 from app.gateway.body import Receive
-from app.gateway.idempotency import Idempotency, Ticket, store_sync
+from app.gateway.idempotency import Idempotency, Ticket
+from app.monitoring.audit_sql import Statements
 from app.store.db import Database
 from app.store.models import idempotency
 from tests.gateway.conftest import made_call
@@ -62,10 +63,10 @@ async def store(db: Database, ticket: Ticket, body: bytes = b"answer", status: i
     stored = ticket.stored(status, headers, body)
 
     def write() -> None:
-        with db.sync_engine.connect() as connection:
-            connection = connection.execution_options(ostiary_write=True)
-            with connection.begin():
-                store_sync(connection, stored)
+        connection = db.sync_engine.raw_connection()
+        Statements(db).keep_reply.run(connection.cursor(), stored)
+        connection.commit()
+        connection.close()
 
     await asyncio.to_thread(write)
 
