@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from app.retrieval.collections import VectorStores
     from app.retrieval.files import FileService
     from app.retrieval.ingestion import Ingestion
+    from app.retrieval.search import Searches
     from app.settings import Settings
     from app.store.db import Database
     from app.store.jobs import Jobs
@@ -37,6 +38,7 @@ class Services:
     jobs: Jobs
     files: FileService
     vector_stores: VectorStores
+    searches: Searches
     ingestion: Ingestion
     router: Router
     chat: Chat

@@ -65,12 +65,34 @@ class Settings(BaseSettings):
     )
 
     embedded_retrieval: bool = Field(True, description="Load the embedder and the vector engine.")
+    vector_engine: Annotated[
+        str,
+        Field(pattern="^(faiss|milvus)$", description="Where new vector stores keep vectors."),
+    ] = "faiss"
+    vector_recipe: Annotated[
+        str,
+        Field(
+            pattern="^(auto|flat|hnsw|ivf_sq8|ivf_pq|ivf_rabitq)$",
+            description="How FAISS segments above 20,000 vectors are indexed.",
+        ),
+    ] = "auto"
+    recall_target: float = Field(
+        0.95, gt=0, le=1, description="recall@10 that search effort is tuned to."
+    )
+    milvus_url: str | None = Field(
+        None, description="Milvus server or cluster (http://host:19530), or a Milvus Lite file."
+    )
+    milvus_token: SecretStr | None = Field(None, description="Milvus credentials, user:password.")
     embedding_model: str = Field("bge-small-en", description="Name of the served embedding model.")
     embedding_dir: Path | None = Field(
         None, description="Folder of an ONNX embedding model; empty: the packaged bge-small-en."
     )
     reranker_dir: Path | None = Field(
         None, description="Folder of an ONNX cross-encoder; empty: the packaged one."
+    )
+    language: str = Field(
+        "en",
+        description="Language of the words: stems and stop words; ISO code, see docs/search.md.",
     )
     cpu_threads: int = Field(2, ge=1, description="Threads for embedding and search.")
     answer_gate: float = Field(

@@ -36,8 +36,10 @@ from app.retrieval.embedding import (
     packaged_bge_dir,
     packaged_reranker_dir,
 )
+from app.retrieval.engines.choice import Engines
 from app.retrieval.files import FileService
 from app.retrieval.ingestion import Ingestion
+from app.retrieval.search import Searches
 from app.services import Services
 from app.settings import Settings
 from app.store.blobs import Blobs
@@ -126,9 +128,16 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     if settings.embedded_retrieval:
         embedder, scorer = await asyncio.to_thread(_load_models, settings)
     stores = VectorStores(
-        db, embedder, query_pool, work_pool, data / "indexes", settings.segments_url
+        db,
+        embedder,
+        query_pool,
+        work_pool,
+        data / "indexes",
+        _engines(settings),
+        settings.language,
     )
     stack.push_async_callback(stores.close)
+    searches = Searches(db, stores, query_pool)
     files = FileService(db, blobs, settings.max_file_bytes)
     ingestion = Ingestion(jobs, files, stores, work_pool, data / "scratch")
     ingestion.govern = corridor.govern
@@ -136,7 +145,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     # answers
     answers = None
     if scorer is not None:
-        answers = Answers(stores, router, guardrails, scorer, query_pool, settings.answer_gate)
+        answers = Answers(searches, router, guardrails, scorer, query_pool, settings.answer_gate)
 
     await jobs.start()
     stack.push_async_callback(jobs.close)
@@ -162,6 +171,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         jobs=jobs,
         files=files,
         vector_stores=stores,
+        searches=searches,
         ingestion=ingestion,
         router=router,
         chat=Chat(router, guardrails, answers, prices),
@@ -227,6 +237,18 @@ def _model_server(
     )
     # without vLLM the name stays known: grounded answers are then quoted from the passages
     return server, Upstream(server.url, server.api_key, timeout_s=settings.llm_timeout_s)
+
+
+def _engines(settings: Settings) -> Engines:
+    token = settings.milvus_token
+    return Engines(
+        default=settings.vector_engine,
+        recall_target=settings.recall_target,
+        recipe=settings.vector_recipe,
+        segments_url=settings.segments_url,
+        milvus_url=settings.milvus_url,
+        milvus_token=token.get_secret_value() if token else None,
+    )
 
 
 def _load_models(settings: Settings) -> tuple[OnnxEmbedder, CrossEncoder]:

@@ -21,12 +21,14 @@ from app.gateway.call import Call, Principal
 from app.llm.gate import JUDGED, measure, shown
 from app.pools import Pool
 from app.retrieval.collections import VectorStores
+from app.retrieval.engines.choice import Engines
 from app.retrieval.embedding import (
     CrossEncoder,
     OnnxEmbedder,
     packaged_bge_dir,
     packaged_reranker_dir,
 )
+from app.retrieval.search import Searches
 from app.retrieval.types import Hit
 from app.settings import Settings
 from app.store.db import Database
@@ -51,7 +53,8 @@ async def measure_all(questions: list[dict[str, object]]) -> Floats:
     pool = Pool("query", settings.cpu_threads)
     embedder = OnnxEmbedder(settings.embedding_dir or packaged_bge_dir(), settings.cpu_threads)
     scorer = CrossEncoder(settings.reranker_dir or packaged_reranker_dir(), settings.cpu_threads)
-    stores = VectorStores(db, embedder, pool, pool, settings.data_dir / "indexes")
+    stores = VectorStores(db, embedder, pool, pool, settings.data_dir / "indexes", Engines())
+    searches = Searches(db, stores, pool)
     query = select(vector_stores.c.id, vector_stores.c.tenant_id).where(
         vector_stores.c.name == SAMPLE_STORE
     )
@@ -60,7 +63,7 @@ async def measure_all(questions: list[dict[str, object]]) -> Floats:
     principal = Principal(tenant_id, "calibration", None, frozenset("*"))
     call = Call("calibration", "calibration", "cli", "calibration", principal)
     asked = [str(item["question"]) for item in questions]
-    found = [await stores.hits(call, [store_id], question, JUDGED) for question in asked]
+    found = [await searches.hits(call, [store_id], question, JUDGED) for question in asked]
     chosen = np.random.default_rng(SEED)
     rows = []
     for question, hits in zip(asked, found, strict=True):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.api.common import Metadata
 from app.errors import BadRequest
+from app.retrieval.types import DEFAULT_RANKING, Ranking
 
 if TYPE_CHECKING:
     from app.retrieval.collections import StoreFile, VectorStore
@@ -89,9 +91,69 @@ class AttributesBody(BaseModel):
     attributes: AttributeMap | None
 
 
+Weight = Annotated[float, Field(strict=True, ge=0, le=1000)]
+
+
+class HybridSearch(BaseModel):
+    """Weights of reciprocal rank fusion; a weight of 0 leaves a side out."""
+
+    embedding_weight: Weight
+    text_weight: Weight
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Self:
+        if not self.embedding_weight and not self.text_weight:
+            raise ValueError("one of embedding_weight and text_weight must be above 0")
+        return self
+
+
 class RankingOptions(BaseModel):
-    ranker: Literal["auto", "none", "default-2024-11-15"] = "auto"
+    """How what was found is ordered; without `hybrid_search` scores are fused, not ranks."""
+
+    ranker: Literal["auto", "none", "default-2024-11-15", "cross-encoder"] = "auto"
     score_threshold: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
+    hybrid_search: HybridSearch | None = None
+
+
+class SearchExtras(BaseModel):
+    """What OpenAI's search does not have."""
+
+    operators: bool = Field(
+        True, description='Whether "exact words", +required and -excluded mean something.'
+    )
+    drop_near_duplicates: bool = Field(
+        False, description="Keep one of passages that are the same but for a few words."
+    )
+    diversity: Annotated[float, Field(strict=True, ge=0, le=1)] | None = Field(
+        None, description="Maximal marginal relevance: 0 orders by relevance, 1 by difference."
+    )
+    rerank_budget_ms: Annotated[int, Field(strict=True, ge=1, le=60_000)] = Field(
+        500, description="Time for the cross-encoder; what it does not reach keeps its order."
+    )
+
+
+def ranking_of(options: RankingOptions | None, extras: SearchExtras | None = None) -> Ranking:
+    """The ranking that a request asks for."""
+    ranking = replace(DEFAULT_RANKING, operators=True)
+    if options is not None and options.hybrid_search is not None:
+        weights = options.hybrid_search
+        ranking = replace(
+            ranking,
+            fusion="rrf",
+            dense=weights.embedding_weight,
+            lexical=weights.text_weight,
+        )
+    if options is not None and options.ranker == "cross-encoder":
+        ranking = replace(ranking, rerank=True)
+    if extras is not None:
+        ranking = replace(
+            ranking,
+            operators=extras.operators,
+            near_duplicates=not extras.drop_near_duplicates,
+            diversity=extras.diversity or 0.0,
+            rerank_budget_ms=extras.rerank_budget_ms,
+        )
+    return ranking
 
 
 class SearchBody(BaseModel):
@@ -105,7 +167,11 @@ class SearchBody(BaseModel):
     filters: dict[str, Any] | None = None
     max_num_results: Annotated[int, Field(strict=True, ge=1, le=50)] = 10
     ranking_options: RankingOptions | None = None
-    rewrite_query: bool = False
+    rewrite_query: bool = Field(
+        False,
+        description="Make the last query stand alone: what it refers to comes from those before.",
+    )
+    ostiary: SearchExtras | None = None
 
 
 class FileCounts(BaseModel):
@@ -114,6 +180,20 @@ class FileCounts(BaseModel):
     failed: int
     cancelled: int
     total: int
+
+
+class StoreState(BaseModel):
+    """The store's index as it is now."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    engine: str
+    recipes: tuple[str, ...] = Field(description="How its segments are searched.")
+    vectors: int
+    memory_bytes: int = Field(description="What a search keeps in memory, bytes.")
+    disk_bytes: int
+    recall_target: float
+    recall: float | None = Field(description="recall@10 reached on held-out queries.")
 
 
 class StoreObject(BaseModel):
@@ -129,6 +209,7 @@ class StoreObject(BaseModel):
     expires_at: int | None
     last_active_at: int
     metadata: dict[str, str]
+    ostiary: StoreState | None = Field(None, description="Given for one store, not in lists.")
 
 
 class StoreList(BaseModel):

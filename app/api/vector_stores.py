@@ -21,7 +21,9 @@ from app.api.vector_store_shapes import (
     StoreFileObject,
     StoreList,
     StoreObject,
+    StoreState,
     TextContent,
+    ranking_of,
     show_batch,
     show_file,
     show_hit,
@@ -29,6 +31,7 @@ from app.api.vector_store_shapes import (
 )
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
+from app.retrieval.rewrite import Turn, rewrite_by_rules
 
 router = APIRouter(
     prefix="/v1/vector_stores", route_class=GovernedRoute, tags=["vector stores"], responses=ERRORS
@@ -93,8 +96,12 @@ async def list_vector_stores(
 
 @router.get("/{vector_store_id}")
 async def get_vector_store(request: Request, call: Read, vector_store_id: Id) -> StoreObject:
-    """Get a vector store."""
-    return await _shown(request.app.state.services, call.tenant_id, vector_store_id)
+    """Get a vector store, with the state of its index."""
+    services: Any = request.app.state.services
+    shown = await _shown(services, call.tenant_id, vector_store_id)
+    state = await services.vector_stores.state(call.tenant_id, vector_store_id)
+    shown.ostiary = StoreState.model_validate(state)
+    return shown
 
 
 @router.post("/{vector_store_id}")
@@ -129,8 +136,17 @@ async def search_vector_store(
     services: Any = request.app.state.services
     given = [body.query] if isinstance(body.query, str) else body.query
     queries = await services.guardrails.screen(call, given, "input")
-    hits = await services.vector_stores.hits(
-        call, [vector_store_id], " ".join(queries), body.max_num_results, body.filters
+    query = " ".join(queries)
+    if body.rewrite_query:
+        query = rewrite_by_rules([Turn("user", q) for q in queries]).query
+        queries = [query]
+    hits = await services.searches.hits(
+        call,
+        [vector_store_id],
+        query,
+        body.max_num_results,
+        body.filters,
+        ranking_of(body.ranking_options, body.ostiary),
     )
     threshold = body.ranking_options.score_threshold if body.ranking_options else 0.0
     hits = [h for h in hits if h.score >= threshold]

@@ -17,7 +17,8 @@ from app.llm.sentences import is_prose, terms
 from app.llm.upstream import delta_text
 from app.llm.upstream_errors import UpstreamCut, UpstreamUnavailable
 from app.pools import Pool
-from app.retrieval.collections import VectorStores
+from app.retrieval.rewrite import Turn, rewrite_by_rules
+from app.retrieval.search import Searches
 from app.retrieval.types import Hit, Passage
 
 log = logging.getLogger("ostiary.answer")
@@ -61,30 +62,35 @@ class Answers:
 
     def __init__(
         self,
-        stores: VectorStores,
+        searches: Searches,
         router: Router,
         guardrails: Guardrails,
         scorer: Scorer,
         pool: Pool,
         threshold: float,
     ) -> None:
-        self._stores, self._router, self._guardrails = stores, router, guardrails
+        self._searches, self._router, self._guardrails = searches, router, guardrails
         self._scorer, self._pool, self._threshold = scorer, pool, threshold
 
     async def search(
         self,
         call: Call,
         store_ids: Sequence[str],
-        question: str,
+        turns: Sequence[Turn],
         k: int | None = None,
         filters: dict[str, Any] | None = None,
     ) -> Search:
-        """Find passages for a (screened) question and judge whether they answer it.
+        """Find passages for the last question of a (screened) conversation and judge them.
 
+        What the question refers to in earlier user turns is put in front of it.
         The passages are screened first: neither the model server nor a quotation gets what
         the policy keeps from the caller.
         """
-        hits = await self._stores.hits(call, store_ids, question, k or 10, filters)
+        rewritten = rewrite_by_rules(turns)
+        question = rewritten.query
+        if rewritten.carried:
+            call.lineage["carried_words"] = len(rewritten.carried)
+        hits = await self._searches.hits(call, store_ids, question, k or 10, filters)
         texts = await self._guardrails.screen(call, [h.passage.text for h in hits], "output")
         hits = [
             replace(h, passage=replace(h.passage, text=t)) for h, t in zip(hits, texts, strict=True)

@@ -19,6 +19,7 @@ from app.llm.screening import screen_input
 from app.llm.stream_screens import StreamScreens
 from app.llm.upstream import ChatStream
 from app.monitoring.cost import Prices
+from app.retrieval.rewrite import Turn
 
 DONE = b"data: [DONE]\n\n"
 
@@ -123,14 +124,11 @@ class Chat:
         if self._answers is None:
             raise Unavailable("This gateway runs without retrieval.", code="retrieval_disabled")
         wanted = request.ostiary
-        question = next(
-            (t for m in reversed(request.messages) if m.role == "user" for t in [_flat(m)] if t),
-            "",
-        )
-        if not question.strip():
+        turns = [Turn(m.role, _flat(m)) for m in request.messages]
+        if not any(t.role == "user" and t.text.strip() for t in turns):
             raise BadRequest("A grounded chat needs a user message.", param="messages")
         search = await self._answers.search(
-            call, wanted.vector_store_ids, question, wanted.max_num_results, wanted.filters
+            call, wanted.vector_store_ids, turns, wanted.max_num_results, wanted.filters
         )
         await self._answers.note_health(call, search, request.model)
         return search

@@ -23,6 +23,7 @@ from app.llm.router import Router
 from app.llm.screening import screen_input
 from app.llm.upstream import delta_text
 from app.monitoring.cost import Prices
+from app.retrieval.rewrite import Turn
 from app.store.db import Database
 from app.store.models import responses
 
@@ -69,14 +70,11 @@ class Responses:
             return events, self._plain(call, request, events, messages, stream)
         if self._answers is None:
             raise Unavailable("This gateway runs without retrieval.", code="retrieval_disabled")
-        question = next(
-            (str(m["content"]) for m in reversed(messages) if m["role"] == "user" and m["content"]),
-            "",
-        )
-        if not question.strip():
+        turns = [Turn(str(m["role"]), str(m["content"] or "")) for m in messages]
+        if not any(t.role == "user" and t.text.strip() for t in turns):
             raise BadRequest("file_search needs a user message to search for.", param="input")
         search = await self._answers.search(
-            call, tool.vector_store_ids, question, tool.max_num_results, tool.filters
+            call, tool.vector_store_ids, turns, tool.max_num_results, tool.filters
         )
         await self._answers.note_health(call, search, request.model)
         threshold = tool.ranking_options.score_threshold if tool.ranking_options else None

@@ -16,20 +16,21 @@ from typing import Any, NamedTuple
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app.errors import BadRequest, Conflict, NotFound, Unavailable
+from app.errors import Conflict, NotFound, Unavailable
 from app.gateway.call import Call
 from app.ids import new_id
 from app.pools import Pool
 from app.retrieval.embedding import OnnxEmbedder
-from app.retrieval.engines.faiss import FaissEngine
-from app.retrieval.filters import compile_filter
-from app.retrieval.index import Found, StoreIndex
-from app.retrieval.types import AttributeValue, Hit, Passage
+from app.retrieval.engines.base import EngineState
+from app.retrieval.engines.choice import Engines
+from app.retrieval.index import StoreIndex, remove_passages
+from app.retrieval.types import AttributeValue, Passage
 from app.store.db import Database
 from app.store.models import (
     file_batches,
     files,
     passages,
+    removals,
     segments,
     vector_store_files,
     vector_stores,
@@ -50,6 +51,7 @@ class VectorStore:
     metadata: dict[str, str]
     embedding_model: str
     dim: int
+    engine: str
     chunking: dict[str, Any]
     version: int
     created_at: float
@@ -107,12 +109,14 @@ class VectorStores:
         query_pool: Pool,
         work_pool: Pool,
         folder: Path,
-        vectors_url: str | None = None,
+        engines: Engines,
+        language: str = "en",
     ) -> None:
         self._db, self._embedder = db, embedder
         self._query_pool, self._work_pool = query_pool, work_pool
         self._folder = folder
-        self._vectors_url = vectors_url
+        self._engines = engines
+        self._language = language
         self._open: OrderedDict[str, StoreIndex] = OrderedDict()
         self._opening: dict[str, asyncio.Lock] = {}
 
@@ -156,6 +160,7 @@ class VectorStores:
             metadata,
             self.embedder.name,
             self.embedder.dim,
+            self._engines.default,
             chunking,
             0,
             now,
@@ -184,6 +189,29 @@ class VectorStores:
             raise NotFound("vector store", store_id)
         return VectorStore(**row)
 
+    async def searchable(self, tenant_id: str, store_id: str) -> VectorStore:
+        """A store that has not expired.
+
+        Raises:
+            NotFound: as :meth:`get`.
+            Conflict: it has expired.
+        """
+        store = await self.get(tenant_id, store_id)
+        if store.expired:
+            raise Conflict("This vector store has expired. Create a new one.", code="expired")
+        return store
+
+    async def touch(self, store: VectorStore) -> None:
+        """Note that a store was used, where that moves its expiry."""
+        if store.expires_after_days is None or time.time() - store.last_active_at < ACTIVE_EVERY_S:
+            return
+        async with self._db.write() as connection:
+            await connection.execute(
+                update(vector_stores)
+                .where(vector_stores.c.id == store.id)
+                .values(last_active_at=time.time())
+            )
+
     async def page(self, tenant_id: str, **paging: Any) -> Page[VectorStore]:
         """One page of the tenant's stores."""
         query = select(vector_stores).where(
@@ -205,41 +233,44 @@ class VectorStores:
 
     async def delete(self, tenant_id: str, store_id: str) -> None:
         """Delete a store with its passages, vectors and words; the files stay."""
-        await self.get(tenant_id, store_id)
+        store = await self.get(tenant_id, store_id)
         async with self._db.write() as connection:
             # in the order in which an ingest writes, so that the two never wait for each other
-            for table in (vector_store_files, passages, segments):
-                await connection.execute(delete(table).where(table.c.vector_store_id == store_id))
+            mine = vector_store_files.c.vector_store_id == store_id
+            await connection.execute(delete(vector_store_files).where(mine))
             done = await connection.execute(
                 update(vector_stores)
                 .where(vector_stores.c.id == store_id, vector_stores.c.deleted_at.is_(None))
                 .values(deleted_at=time.time(), version=vector_stores.c.version + 1)
             )
+            for table in (passages, segments, removals):
+                await connection.execute(delete(table).where(table.c.vector_store_id == store_id))
         if not done.rowcount:
             raise NotFound("vector store", store_id)
         async with self._lock(store_id):
             index = self._open.pop(store_id, None)
             if index is not None:
                 await index.destroy()
-            await asyncio.to_thread(self._remove, store_id)
+            else:
+                await asyncio.to_thread(self._remove, store)
 
-    def _remove(self, store_id: str) -> None:
-        if self._vectors_url:  # the folder holds no segments then
-            engine = FaissEngine(f"{self._vectors_url}/{store_id}", self.embedder.dim)
-            for name in engine.segment_names():
-                engine.delete_segment(name)
-        shutil.rmtree(self._folder / store_id, ignore_errors=True)
+    def _remove(self, store: VectorStore) -> None:
+        folder = self._folder / store.id
+        self._engines.make(store.engine, store.id, store.dim, folder).destroy()
+        shutil.rmtree(folder, ignore_errors=True)
 
     async def sweep(self) -> None:
         """Remove the indexes of deleted stores that a crash left on disk."""
         if not self._folder.is_dir():
             return
         found = {f.name for f in self._folder.iterdir() if f.is_dir()}
-        query = select(vector_stores.c.id).where(vector_stores.c.deleted_at.is_(None))
+        query = select(vector_stores).where(
+            vector_stores.c.id.in_(found), vector_stores.c.deleted_at.is_not(None)
+        )
         async with self._db.read() as connection:
-            found -= set(await connection.scalars(query))
-        for store_id in found:
-            await asyncio.to_thread(self._remove, store_id)
+            deleted = [VectorStore(**r) for r in (await connection.execute(query)).mappings()]
+        for store in deleted:
+            await asyncio.to_thread(self._remove, store)
 
     async def counts(self, store_ids: Sequence[str]) -> dict[str, dict[str, int]]:
         """File counts by status and the bytes used, by store."""
@@ -278,9 +309,7 @@ class VectorStores:
             NotFound: the store or a file does not exist.
             Conflict: the store has expired.
         """
-        store = await self.get(call.tenant_id, store_id)
-        if store.expired:
-            raise Conflict("This vector store has expired. Create a new one.", code="expired")
+        store = await self.searchable(call.tenant_id, store_id)
         wanted = list(dict.fromkeys(file_ids))
         now = time.time()
         async with self._db.write() as connection:
@@ -369,14 +398,14 @@ class VectorStores:
     ) -> StoreFile:
         """Replace a file's attributes."""
         await self.file(tenant_id, store_id, file_id)
-        async with self.using(store_id) as index:
+        async with self.using(await self.get(tenant_id, store_id)) as index:
             await index.set_attributes(file_id, attributes)
         return await self.file(tenant_id, store_id, file_id)
 
     async def detach(self, tenant_id: str, store_id: str, file_id: str) -> None:
         """Remove a file's passages from a store; the file itself stays."""
         await self.file(tenant_id, store_id, file_id)
-        async with self.using(store_id) as index:
+        async with self.using(await self.get(tenant_id, store_id)) as index:
             await index.remove_file(file_id)
 
     async def delete_file(self, tenant_id: str, file_id: str) -> None:
@@ -401,21 +430,13 @@ class VectorStores:
             query = select(vector_store_files.c.vector_store_id).where(attached)
             found = sorted(await connection.scalars(query))
             await connection.execute(delete(vector_store_files).where(attached))
-            for store_id in found:
-                await connection.execute(
-                    delete(passages).where(
-                        passages.c.vector_store_id == store_id, passages.c.file_id == file_id
-                    )
-                )
-                await connection.execute(
-                    update(vector_stores)
-                    .where(vector_stores.c.id == store_id)
-                    .values(version=vector_stores.c.version + 1)
-                )
-        for store_id in found:
+            versions = {
+                store_id: await remove_passages(connection, store_id, file_id) for store_id in found
+            }
+        for store_id, version in versions.items():
             with contextlib.suppress(NotFound):  # the store was deleted meanwhile
-                async with self.using(store_id) as index:
-                    await index.forget_file(file_id)
+                async with self.using(await self.get(tenant_id, store_id)) as index:
+                    await index.forget_file(file_id, version)
 
     async def fail(self, store_id: str, file_id: str, job_id: str, code: str, message: str) -> None:
         """Note that a file could not be ingested."""
@@ -499,10 +520,12 @@ class VectorStores:
             )
         return await self.batch(tenant_id, store_id, batch_id)
 
-    # -- search -------------------------------------------------------------------------
+    # -- opened indexes -----------------------------------------------------------------
 
     @asynccontextmanager
-    async def using(self, store_id: str, version: int | None = None) -> AsyncIterator[StoreIndex]:
+    async def using(
+        self, store: VectorStore, version: int | None = None
+    ) -> AsyncIterator[StoreIndex]:
         """The index of a store, opened, at least of ``version``.
 
         It stays open while it is used, so that a store never has two indexes that write.
@@ -510,13 +533,13 @@ class VectorStores:
         Raises:
             NotFound: the store was deleted.
         """
-        async with self._lock(store_id):
-            index = self._open.get(store_id)
+        async with self._lock(store.id):
+            index = self._open.get(store.id)
             if index is None:
-                index = await self._opened(store_id)
+                index = await self._opened(store)
             index.users += 1
         try:
-            self._open.move_to_end(store_id)
+            self._open.move_to_end(store.id)
             await self._close_oldest()
             if version is not None and version > index.version:
                 await index.load(version)  # another gateway on this database has written
@@ -527,17 +550,19 @@ class VectorStores:
     def _lock(self, store_id: str) -> asyncio.Lock:
         return self._opening.setdefault(store_id, asyncio.Lock())
 
-    async def _opened(self, store_id: str) -> StoreIndex:
-        folder = self._folder / store_id
-        url = f"{self._vectors_url}/{store_id}" if self._vectors_url else str(folder / "vectors")
+    async def _opened(self, store: VectorStore) -> StoreIndex:
+        folder = self._folder / store.id
         folder.mkdir(parents=True, exist_ok=True)
-        index = StoreIndex(self._db, self._work_pool, store_id, self.embedder.dim, folder, url)
+        engine = await self._work_pool.run(
+            self._engines.make, store.engine, store.id, store.dim, folder
+        )
+        index = StoreIndex(self._db, self._work_pool, store.id, engine, folder, self._language)
         try:
             await index.load()
         except NotFound:
-            await asyncio.to_thread(self._remove, store_id)
+            await index.destroy()
             raise
-        self._open[store_id] = index
+        self._open[store.id] = index
         return index
 
     async def _close_oldest(self) -> None:
@@ -547,87 +572,27 @@ class VectorStores:
                 return
             await self._open.pop(idle).close()
 
-    async def hits(
-        self,
-        call: Call,
-        store_ids: Sequence[str],
-        query: str,
-        k: int,
-        filters: dict[str, Any] | None = None,
-    ) -> list[Hit]:
-        """Search stores of the caller's tenant; best first over all of them.
-
-        Raises:
-            NotFound: a store does not exist or is another tenant's.
-            Conflict: a store has expired.
-            BadRequest: the filter is malformed, or there is no query.
-        """
-        if not query.strip():
-            raise BadRequest("The query is empty. Send some words.", param="query")
-        accepts = compile_filter(filters) if filters else None
-        stores = []
-        for store_id in dict.fromkeys(store_ids):
-            store = await self.get(call.tenant_id, store_id)
-            if store.expired:
-                raise Conflict("This vector store has expired. Create a new one.", code="expired")
-            stores.append(store)
-        call.usage.embedding_tokens += self.embedder.count_tokens(query)
-        vector = await self.embed_query(query)
-        found: list[tuple[Found, StoreIndex]] = []
-        for store in stores:
-            async with self.using(store.id, store.version) as index:
-                call.versions[f"index:{store.id}"] = str(index.version)
-                wanted = None
-                if accepts is not None:
-                    wanted = {f for f, a in index.attributes.items() if accepts(a)}
-                got = await self._query_pool.run(index.search, query, vector, k, wanted)
-            found += [(f, index) for f in got]
-            await self._touch(store)
-        found.sort(key=lambda pair: -pair[0].score)
-        hits = await self._passages(found[:k])
-        call.features["retrieval_score"] = hits[0].score if hits else 0.0
-        call.lineage["stores"] = list(dict.fromkeys(store_ids))
-        return hits
-
-    async def _touch(self, store: VectorStore) -> None:
-        if store.expires_after_days is None or time.time() - store.last_active_at < ACTIVE_EVERY_S:
-            return
-        async with self._db.write() as connection:
-            await connection.execute(
-                update(vector_stores)
-                .where(vector_stores.c.id == store.id)
-                .values(last_active_at=time.time())
-            )
-
-    async def _passages(self, found: list[tuple[Found, StoreIndex]]) -> list[Hit]:
-        """Read the texts; what SQL no longer has is not returned."""
-        query = select(passages).where(passages.c.number.in_([f.number for f, _ in found]))
-        async with self._db.read() as connection:
-            rows = {r["number"]: r for r in (await connection.execute(query)).mappings()}
-        hits = []
-        for item, index in found:
-            row = rows.get(item.number)
-            if row is None:
-                continue
-            passage = _passage(row, index)
-            hits.append(Hit(passage, item.score, item.dense, item.lexical))
-        return hits
+    async def state(self, tenant_id: str, store_id: str) -> EngineState:
+        """What a store's index is like now."""
+        store = await self.get(tenant_id, store_id)
+        async with self.using(store, store.version) as index:
+            return await self._query_pool.run(index.engine.state)
 
     async def document(
         self, tenant_id: str, store_id: str, file_id: str
     ) -> tuple[str, list[Passage]]:
         """A file's name and all its passages in order."""
         await self.file(tenant_id, store_id, file_id)
-        version = (await self.get(tenant_id, store_id)).version
+        store = await self.get(tenant_id, store_id)
         query = (
             select(passages)
             .where(passages.c.vector_store_id == store_id, passages.c.file_id == file_id)
             .order_by(passages.c.ordinal)
         )
-        async with self.using(store_id, version) as index:
+        async with self.using(store, store.version) as index:
             async with self._db.read() as connection:
                 rows = (await connection.execute(query)).mappings().all()
-            return index.filenames.get(file_id, file_id), [_passage(r, index) for r in rows]
+            return index.filenames.get(file_id, file_id), [passage_of(r, index) for r in rows]
 
     async def close(self) -> None:
         """Close every opened store."""
@@ -636,7 +601,8 @@ class VectorStores:
         self._open.clear()
 
 
-def _passage(row: Any, index: StoreIndex) -> Passage:
+def passage_of(row: Any, index: StoreIndex) -> Passage:
+    """The passage of a row, with its file's name and attributes."""
     file_id = row["file_id"]
     return Passage(
         row["id"],

@@ -5,41 +5,36 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import NotFound
 from app.pools import Pool
-from app.retrieval.engines.base import SegmentInfo
+from app.retrieval.engines.base import SegmentInfo, VectorEngine
 from app.retrieval.engines.faiss import FaissEngine
-from app.retrieval.fusion import weighted_sum
-from app.retrieval.lexical import LexicalIndex
+from app.retrieval.lexical import LexicalIndex, RebuildNeeded
 from app.retrieval.types import AttributeValue
 from app.store.db import Database
-from app.store.models import files, passages, segments, vector_store_files, vector_stores
+from app.store.models import (
+    files,
+    passages,
+    removals,
+    segments,
+    vector_store_files,
+    vector_stores,
+)
 
-MOST_SEGMENTS = 32
 WORDS_BATCH = 1000
 # A segment without a manifest is what a crash left, or what another gateway is about to name.
 ABANDONED_S = 3600.0
-DENSE_WEIGHT = 0.6  # measured on Cranfield: nDCG@10 0.437, dense alone 0.417, BM25 0.372
-# bge-small cosines of unrelated texts lie near 0.4, of paraphrases near 0.9
-COSINE_LOW, COSINE_HIGH = 0.4, 0.9
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A passage number with its fused score and what each side gave."""
-
-    number: int
-    score: float
-    dense: float | None
-    lexical: float | None
+# Words that SQL does not know cost only space, until there are many.
+ORPHANS_LEAST, ORPHANS_SHARE = 1000, 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +53,29 @@ class NewPassage:
 class StoreIndex:
     """SQL says what is live; vectors and words only help to find it.
 
-    Order of an ingest: words, segment file, one SQL transaction, memory. A crash before the
-    transaction leaves words and a file that SQL does not name: both are ignored and swept.
+    Order of an ingest: words, vectors, one SQL transaction, memory. A crash before the
+    transaction leaves words and vectors that SQL does not name: they are never returned, and
+    they are swept. Searches wait for none of it.
     """
 
     def __init__(
-        self, db: Database, pool: Pool, store_id: str, dim: int, folder: Path, vectors_url: str
+        self,
+        db: Database,
+        pool: Pool,
+        store_id: str,
+        engine: VectorEngine,
+        folder: Path,
+        language: str = "en",
     ) -> None:
         self._db, self._pool = db, pool
         self.store_id = store_id
         self._folder = folder
-        self._engine = FaissEngine(vectors_url, dim)
-        self._lexical = LexicalIndex.open(folder / "words")
-        self._segments: list[SegmentInfo] = []
+        self.engine = engine
+        # the engine whose manifest is ours to keep
+        self._faiss = engine if isinstance(engine, FaissEngine) else None
+        self._language = language
+        self._lexical: LexicalIndex | None = None
         # Searches read these in other threads: looked up there, never walked through.
-        self._id_of: dict[int, str] = {}  # live passage number -> id
-        self._number_of: dict[str, int] = {}  # and back
-        self._numbers_of: dict[str, list[int]] = {}  # file id -> its live passages
         self.attributes: dict[str, dict[str, AttributeValue]] = {}  # by live file id
         self.filenames: dict[str, str] = {}
         self.version = -1
@@ -84,9 +85,10 @@ class StoreIndex:
         self._compacting: asyncio.Task[None] | None = None
 
     @property
-    def count(self) -> int:
-        """The number of live passages."""
-        return len(self._id_of)
+    def words(self) -> LexicalIndex:
+        """The word index; there once :meth:`load` has ended."""
+        assert self._lexical is not None
+        return self._lexical
 
     @property
     def idle(self) -> bool:
@@ -105,47 +107,49 @@ class StoreIndex:
             Unavailable: a segment is missing or damaged.
         """
         async with self._writing:
-            if 0 < at_least <= self.version:
-                return
-            if self._gone:
+            if not 0 < at_least <= self.version:
+                await self._load()
+
+    async def _load(self) -> None:
+        if self._gone:
+            raise NotFound("vector store", self.store_id)
+        ours = passages.c.vector_store_id == self.store_id
+        async with self._db.read() as connection:
+            version = await connection.scalar(
+                select(vector_stores.c.version).where(
+                    vector_stores.c.id == self.store_id, vector_stores.c.deleted_at.is_(None)
+                )
+            )
+            if version is None:
                 raise NotFound("vector store", self.store_id)
-            async with self._db.read() as connection:
-                version = await connection.scalar(
-                    select(vector_stores.c.version).where(
-                        vector_stores.c.id == self.store_id, vector_stores.c.deleted_at.is_(None)
-                    )
-                )
-                if version is None:
-                    raise NotFound("vector store", self.store_id)
-                manifest = await connection.execute(
-                    select(segments)
-                    .where(segments.c.vector_store_id == self.store_id)
-                    .order_by(segments.c.created_at, segments.c.name)  # later ones win
-                )
-                infos = [
-                    SegmentInfo(r["name"], r["count"], r["dim"], r["sha256"], r["bytes"])
-                    for r in manifest.mappings()
-                ]
-                live = await connection.execute(
-                    select(passages.c.number, passages.c.id, passages.c.file_id).where(
-                        passages.c.vector_store_id == self.store_id
-                    )
-                )
-                rows = live.all()
-                await self._load_files(connection)
-            numbers = np.array([r.number for r in rows], np.int64)
-            await self._pool.run(self._engine.load, infos, numbers)
-            self._segments = infos
-            self._id_of = {r.number: r.id for r in rows}
-            self._number_of = {r.id: r.number for r in rows}
-            numbers_of: dict[str, list[int]] = {}
-            for row in rows:
-                numbers_of.setdefault(row.file_id, []).append(row.number)
-            self._numbers_of = numbers_of
-            self.version = int(version)
-            await self._pool.run(self._sweep, {i.name for i in infos}, ABANDONED_S)
-            if self._lexical.count != len(rows):
-                await self._rebuild_words()
+            infos, removed = await self._manifest(connection)
+            live = int(await connection.scalar(select(func.count()).where(ours)) or 0)
+            await self._load_files(connection)
+        if self._faiss is not None:
+            await self._pool.run(self._faiss.load, infos, removed)
+            await self._pool.run(self._faiss.sweep, {i.name for i in infos}, ABANDONED_S)
+        self.version = int(version)
+        await self._open_words(live)
+        self.compact_soon()
+
+    async def _manifest(
+        self, connection: AsyncConnection
+    ) -> tuple[list[SegmentInfo], list[tuple[str, int]]]:
+        rows = await connection.execute(
+            select(segments)
+            .where(segments.c.vector_store_id == self.store_id)
+            .order_by(segments.c.created_at, segments.c.name)
+        )
+        infos = [
+            SegmentInfo(**{name: row[name] for name in SegmentInfo.__dataclass_fields__})
+            for row in rows.mappings()
+        ]
+        gone = await connection.execute(
+            select(removals.c.file_id, removals.c.version).where(
+                removals.c.vector_store_id == self.store_id
+            )
+        )
+        return infos, [(r.file_id, r.version) for r in gone]
 
     async def _load_files(self, connection: AsyncConnection) -> None:
         rows = await connection.execute(
@@ -157,19 +161,27 @@ class StoreIndex:
         self.attributes = {r.id: dict(r.attributes) for r in found}
         self.filenames = {r.id: r.filename for r in found}
 
-    def _sweep(self, named: set[str], older_than_s: float) -> None:
-        """Delete segments that no manifest names and that nobody can be about to name."""
-        for name in self._engine.segment_names():
-            if name not in named and time.time() - _made_at(name) >= older_than_s:
-                self._engine.delete_segment(name)
+    # -- words --------------------------------------------------------------------------
 
-    async def _rebuild_words(self) -> None:
-        """Write the words anew from SQL: a crash left some that SQL does not know."""
+    async def _open_words(self, live: int) -> None:
+        """Open the words, or write them anew where some are missing or many are of no use."""
         folder = self._folder / "words"
-        await self._pool.run(self._lexical.close)
+        if self._lexical is None:
+            try:
+                self._lexical = await self._pool.run(LexicalIndex.open, folder, self._language)
+            except RebuildNeeded:
+                await self._rebuild_words(folder)
+                return
+        orphans = self._lexical.count - live
+        if not 0 <= orphans <= max(ORPHANS_LEAST, ORPHANS_SHARE * live):
+            await self._rebuild_words(folder)
+
+    async def _rebuild_words(self, folder: Path) -> None:
+        if self._lexical is not None:
+            await self._pool.run(self._lexical.close)
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-        lexical = await self._pool.run(LexicalIndex.open, folder)
-        columns = (passages.c.id, passages.c.file_id, passages.c.section, passages.c.text)
+        lexical = await self._pool.run(LexicalIndex.open, folder, self._language)
+        columns = (passages.c.file_id, passages.c.section, passages.c.text)
         query = select(passages.c.number, *columns).order_by(passages.c.number).limit(WORDS_BATCH)
         query, last = query.where(passages.c.vector_store_id == self.store_id), -1
         while True:
@@ -178,9 +190,26 @@ class StoreIndex:
             if not rows:
                 break
             last = rows[-1].number
-            await self._pool.run(lexical.add, [(r.id, r.file_id, r.section, r.text) for r in rows])
+            await self._pool.run(
+                lexical.add,
+                [
+                    (r.number, r.file_id, r.section, self.filenames.get(r.file_id), r.text)
+                    for r in rows
+                ],
+            )
         await self._pool.run(lexical.commit)
         self._lexical = lexical
+
+    def _write_words(self, file_id: str, filename: str, new: list[NewPassage]) -> None:
+        self.words.delete_file(file_id)
+        self.words.add((p.number, file_id, p.section, filename, p.text) for p in new)
+        self.words.commit()
+
+    def _forget_words(self, file_id: str) -> None:
+        self.words.delete_file(file_id)
+        self.words.commit()
+
+    # -- changes ------------------------------------------------------------------------
 
     async def add(
         self,
@@ -203,16 +232,17 @@ class StoreIndex:
         )
         async with self._writing:
             async with self._db.read() as connection:
-                if (
-                    await connection.scalar(select(vector_store_files.c.file_id).where(waiting))
-                    is None
-                ):
-                    return False  # before its words replace those of another attachment
-            await self._pool.run(self._write_words, file_id, new)
-            numbers = np.array([p.number for p in new], np.int64)
+                known = select(files.c.filename).join(
+                    vector_store_files, vector_store_files.c.file_id == files.c.id
+                )
+                filename = await connection.scalar(known.where(waiting))
+            if filename is None:
+                return False  # before its words replace those of another attachment
+            await self._pool.run(self._write_words, file_id, filename, new)
             info = None
             if new:
-                info = await self._pool.run(self._engine.write_segment, numbers, vectors)
+                numbers = np.array([p.number for p in new], np.int64)
+                info = await self._pool.run(self.engine.write, file_id, numbers, vectors)
             async with self._db.write() as connection:
                 done = await connection.execute(
                     update(vector_store_files)
@@ -220,22 +250,31 @@ class StoreIndex:
                     .values(status="completed", usage_bytes=usage_bytes, last_error=None)
                 )
                 if done.rowcount:
+                    version = await bump(connection, self.store_id)
+                    if info is not None:
+                        info = replace(info, version=version)
                     await self._insert(connection, file_id, new, info)
-                    await self._load_files(connection)
+                    labels = select(vector_store_files.c.attributes).where(
+                        vector_store_files.c.vector_store_id == self.store_id,
+                        vector_store_files.c.file_id == file_id,
+                    )
+                    attributes = dict(await connection.scalar(labels) or {})
             if not done.rowcount:
                 await self._pool.run(self._forget_words, file_id)
+                if self._faiss is None:
+                    await self._pool.run(self.engine.remove, file_id)
                 return False
-            if info is not None:
-                self._segments.append(info)
-                await self._pool.run(self._engine.add, numbers, vectors)
-            for passage in new:
-                self._id_of[passage.number] = passage.id
-                self._number_of[passage.id] = passage.number
-            self._numbers_of[file_id] = [p.number for p in new]
-            self.version += 1
-        if len(self._segments) > MOST_SEGMENTS:
-            self.compact_soon()
+            self.attributes[file_id], self.filenames[file_id] = attributes, filename
+            if new:
+                await self._pool.run(self.engine.publish, info)
+            self._advance(version)
+        self.compact_soon()
         return True
+
+    def _advance(self, version: int) -> None:
+        """Note that memory has followed a change; not when another gateway's came before it."""
+        if version == self.version + 1:
+            self.version = version
 
     async def _insert(
         self,
@@ -244,51 +283,28 @@ class StoreIndex:
         new: list[NewPassage],
         info: SegmentInfo | None,
     ) -> None:
-        if info is not None:
-            rows = [
-                {
-                    "number": p.number,
-                    "id": p.id,
-                    "vector_store_id": self.store_id,
-                    "file_id": file_id,
-                    "ordinal": p.ordinal,
-                    "text": p.text,
-                    "page": p.page,
-                    "section": p.section,
-                    "tokens": p.tokens,
-                }
-                for p in new
-            ]
+        rows = [
+            {
+                "number": p.number,
+                "id": p.id,
+                "vector_store_id": self.store_id,
+                "file_id": file_id,
+                "ordinal": p.ordinal,
+                "text": p.text,
+                "page": p.page,
+                "section": p.section,
+                "tokens": p.tokens,
+            }
+            for p in new
+        ]
+        if rows:
             await connection.execute(insert(passages), rows)
+        if info is not None:
             await connection.execute(insert(segments).values(**self._row(info)))
-        await self._bump(connection)
 
     def _row(self, info: SegmentInfo) -> dict[str, object]:
-        return {
-            "vector_store_id": self.store_id,
-            "name": info.name,
-            "count": info.count,
-            "dim": info.dim,
-            "sha256": info.sha256,
-            "bytes": info.bytes,
-            "created_at": time.time(),
-        }
-
-    async def _bump(self, connection: AsyncConnection) -> None:
-        await connection.execute(
-            update(vector_stores)
-            .where(vector_stores.c.id == self.store_id)
-            .values(version=vector_stores.c.version + 1, last_active_at=time.time())
-        )
-
-    def _write_words(self, file_id: str, new: list[NewPassage]) -> None:
-        self._lexical.delete_file(file_id)
-        self._lexical.add((p.id, file_id, p.section, p.text) for p in new)
-        self._lexical.commit()
-
-    def _forget_words(self, file_id: str) -> None:
-        self._lexical.delete_file(file_id)
-        self._lexical.commit()
+        named = {name: getattr(info, name) for name in SegmentInfo.__dataclass_fields__}
+        return {"vector_store_id": self.store_id, "created_at": time.time(), **named}
 
     async def remove_file(self, file_id: str) -> bool:
         """Detach a file: gone from SQL first, then from memory, words and segments."""
@@ -302,34 +318,24 @@ class StoreIndex:
                 )
                 if not done.rowcount:
                     return False
-                await connection.execute(
-                    delete(passages).where(
-                        passages.c.vector_store_id == self.store_id,
-                        passages.c.file_id == file_id,
-                    )
-                )
-                await self._bump(connection)
-            await self._forget(file_id)
+                version = await remove_passages(connection, self.store_id, file_id)
+            await self._forget(file_id, version)
         return True
 
-    async def forget_file(self, file_id: str) -> None:
-        """Drop a file that SQL no longer knows from memory, words and segments."""
+    async def forget_file(self, file_id: str, version: int) -> None:
+        """Drop a file that SQL no longer knows since ``version`` from memory, words, vectors."""
         async with self._writing:
-            await self._forget(file_id)
+            await self._forget(file_id, version)
 
-    async def _forget(self, file_id: str) -> None:
+    async def _forget(self, file_id: str, version: int) -> None:
         if self._gone:
             return
-        gone = self._numbers_of.pop(file_id, [])
-        for number in gone:
-            self._number_of.pop(self._id_of.pop(number), None)
         self.attributes.pop(file_id, None)
         self.filenames.pop(file_id, None)
-        self.version += 1
-        await self._pool.run(self._engine.remove, np.array(gone, np.int64))
+        self._advance(version)
+        await self._pool.run(self.engine.remove, file_id)
         await self._pool.run(self._forget_words, file_id)
-        if gone:
-            self.compact_soon()
+        self.compact_soon()
 
     async def set_attributes(self, file_id: str, attributes: dict[str, AttributeValue]) -> bool:
         """Replace a file's attributes; False when it is not attached."""
@@ -343,104 +349,96 @@ class StoreIndex:
                     )
                     .values(attributes=attributes)
                 )
-                if done.rowcount:
-                    await self._bump(connection)
-            if done.rowcount:
-                self.attributes[file_id] = attributes
-                self.version += 1
-            return bool(done.rowcount)
+                if not done.rowcount:
+                    return False
+                version = await bump(connection, self.store_id)
+            self.attributes[file_id] = attributes
+            self._advance(version)
+        return True
+
+    # -- merging ------------------------------------------------------------------------
 
     def compact_soon(self) -> None:
-        """Rewrite the segments without what was deleted, in the background."""
-        if self._compacting is None or self._compacting.done():
-            self._compacting = asyncio.create_task(self._compact())
+        """Merge segments in the background where that is due."""
+        if self._faiss is not None and (self._compacting is None or self._compacting.done()):
+            self._compacting = asyncio.create_task(self._compact(self._faiss))
 
-    async def _compact(self) -> None:
-        async with self._writing:
-            if self._gone:
+    async def _compact(self, engine: FaissEngine) -> None:
+        """Merge while it is due; writers and searches go on meanwhile."""
+        while not self._gone:
+            async with self._writing:
+                due, version = engine.due(), self.version
+            if not due:
                 return
-            old = self._segments
-            live = np.array(sorted(self._id_of), np.int64)
-            info = None
-            if len(live):
-                info = await self._pool.run(self._engine.merge, old, live)
-            async with self._db.write() as connection:
-                await connection.execute(
-                    delete(segments).where(
-                        segments.c.vector_store_id == self.store_id,
-                        segments.c.name.in_([s.name for s in old]),
-                    )
-                )
-                if info is not None:
-                    await connection.execute(insert(segments).values(**self._row(info)))
-            self._segments = [] if info is None else [info]
-            for segment in old:
-                await self._pool.run(self._engine.delete_segment, segment.name)
+            merged = await self._pool.run(engine.merge, due)
+            names = [s.info.name for s in due]
+            async with self._writing:
+                if self._gone:
+                    return  # the folder is removed as a whole
+                if merged is not None:
+                    merged = replace(merged, version=version)
+                if not await self._rename(names, merged):
+                    if merged is not None:  # another gateway merged them first
+                        await self._pool.run(engine.delete_segment, merged.name)
+                    await self._load()
+                    return
+                await self._pool.run(engine.swap, due, merged)
+            for name in names:
+                await self._pool.run(engine.delete_segment, name)
+
+    async def _rename(self, names: Sequence[str], merged: SegmentInfo | None) -> bool:
+        """Put a merged segment in the manifest in place of others; False when they are gone."""
+        mine = segments.c.vector_store_id == self.store_id
+        async with self._db.write() as connection:
+            found = select(segments.c.name).where(mine, segments.c.name.in_(names))
+            if len((await connection.execute(found.with_for_update())).all()) != len(names):
+                return False
+            await connection.execute(delete(segments).where(mine, segments.c.name.in_(names)))
+            if merged is not None:
+                await connection.execute(insert(segments).values(**self._row(merged)))
+            oldest = await connection.scalar(select(func.min(segments.c.version)).where(mine))
+            done = removals.c.vector_store_id == self.store_id
+            if oldest is not None:
+                done &= removals.c.version <= oldest
+            await connection.execute(delete(removals).where(done))
+        return True
 
     async def close(self) -> None:
         """Finish writing and release the files."""
         if self._compacting is not None:
             await asyncio.gather(self._compacting, return_exceptions=True)
         async with self._writing:
-            await self._pool.run(self._lexical.close)
+            if self._lexical is not None:
+                await self._pool.run(self._lexical.close)
 
     async def destroy(self) -> None:
         """Close, and remove the files from disk; what is still to be written is dropped."""
         self._gone = True
         await self.close()
-        await self._pool.run(self._sweep, set(), 0.0)
+        await self._pool.run(self.engine.destroy)
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
-    def search(
-        self,
-        query: str,
-        vector: NDArray[np.float32],
-        k: int,
-        file_ids: set[str] | None = None,
-    ) -> list[Found]:
-        """Return the best ``k`` passages by fused dense and lexical rank; blocking.
 
-        The fused ranking is scaled by how near the best vector is, so that a query which
-        nothing resembles gets low scores throughout.
+async def bump(connection: AsyncConnection, store_id: str) -> int:
+    """Count a change of a store's contents; returns the version that it makes."""
+    version = await connection.scalar(
+        update(vector_stores)
+        .where(vector_stores.c.id == store_id)
+        .values(version=vector_stores.c.version + 1, last_active_at=time.time())
+        .returning(vector_stores.c.version)
+    )
+    return int(version or 0)
 
-        Args:
-            vector: float32 array of shape (dim,), unit norm.
-            file_ids: search these files only; all where None.
-        """
-        wide = max(4 * k, 50)
-        allowed = None
-        if file_ids is not None:
-            numbers = [n for f in file_ids for n in self._numbers_of.get(f, ())]
-            allowed = np.array(numbers, np.int64)
-        ids, cosines = self._engine.search(vector, wide, allowed)
-        dense = {
-            int(n): float(c) for n, c in zip(ids, cosines, strict=True) if int(n) in self._id_of
-        }
-        lexical = {
-            self._number_of[i]: s
-            for i, s in self._lexical.search(query, wide, file_ids)
-            if i in self._number_of
-        }
-        if not dense and not lexical:
-            return []
-        fused = weighted_sum(
-            [
-                [(str(n), c) for n, c in dense.items()],
-                [(str(n), s) for n, s in lexical.items()],
-            ],
-            [DENSE_WEIGHT, 1 - DENSE_WEIGHT],
+
+async def remove_passages(connection: AsyncConnection, store_id: str, file_id: str) -> int:
+    """Delete a file's passages and note for its segments that it is gone; returns the version."""
+    version = await bump(connection, store_id)
+    await connection.execute(
+        delete(passages).where(
+            passages.c.vector_store_id == store_id, passages.c.file_id == file_id
         )
-        nearest = max(dense.values(), default=COSINE_LOW)
-        strength = min(1.0, max(0.0, (nearest - COSINE_LOW) / (COSINE_HIGH - COSINE_LOW)))
-        return [
-            Found(int(n), s * strength, dense.get(int(n)), lexical.get(int(n)))
-            for n, s in fused[:k]
-        ]
-
-
-def _made_at(segment: str) -> float:
-    """When a segment was written, Unix seconds: its name is a UUIDv7."""
-    try:
-        return int(segment.removeprefix("seg_")[:12], 16) / 1e3
-    except ValueError:
-        return 0.0
+    )
+    await connection.execute(
+        insert(removals).values(vector_store_id=store_id, file_id=file_id, version=version)
+    )
+    return version

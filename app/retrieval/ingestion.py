@@ -162,7 +162,7 @@ class Ingestion:
             chunks = orjson.loads(await asyncio.to_thread(self._read_work, job))
             embedder = self._stores.embedder
             new = [
-                _new_passage(store_id, file_id, c, embedder.count_tokens(c["text"])) for c in chunks
+                _new_passage(store_id, job.id, c, embedder.count_tokens(c["text"])) for c in chunks
             ]
             texts = [_embedded_text(p) for p in new]
             parts = [
@@ -174,7 +174,8 @@ class Ingestion:
             call.usage.embedding_tokens += sum(p.tokens for p in new)
             size = sum(len(p.text.encode()) for p in new)
             with contextlib.suppress(NotFound):  # the store was deleted meanwhile
-                async with self._stores.using(store_id) as index:
+                store = await self._stores.get(job.tenant_id, store_id)
+                async with self._stores.using(store) as index:
                     await index.add(file_id, job.id, new, vectors, size)
                     call.versions[f"index:{store_id}"] = str(index.version)
             await asyncio.to_thread(self._files.blobs.delete, _work_key(job))
@@ -193,9 +194,12 @@ def _embedded_text(passage: NewPassage) -> str:
     return f"{passage.section}\n{passage.text}" if passage.section else passage.text
 
 
-def _new_passage(store_id: str, file_id: str, piece: dict[str, Any], tokens: int) -> NewPassage:
-    """The same file gives the same ids again, so that a repeated step changes nothing."""
-    digest = hashlib.sha256(f"{store_id}/{file_id}/{piece['ordinal']}".encode()).digest()
+def _new_passage(store_id: str, job_id: str, piece: dict[str, Any], tokens: int) -> NewPassage:
+    """The same attachment gives the same ids again, so that a repeated step changes nothing.
+
+    Another attachment of the same file gives others: a number never comes back to life.
+    """
+    digest = hashlib.sha256(f"{store_id}/{job_id}/{piece['ordinal']}".encode()).digest()
     return NewPassage(
         int.from_bytes(digest[:8], "big") >> 1,
         f"psg_{digest.hex()[:40]}",

@@ -138,6 +138,7 @@ vector_stores = Table(
     Column("metadata", JSON, nullable=False),
     Column("embedding_model", String(200), nullable=False),
     Column("dim", Integer, nullable=False),
+    Column("engine", String(20), nullable=False, server_default="faiss"),
     Column("chunking", JSON, nullable=False),
     Column("version", BigInteger, nullable=False),  # grows with every change of the contents
     Column("created_at", Float, nullable=False),
@@ -172,7 +173,7 @@ file_batches = Table(
 passages = Table(
     "passages",
     metadata,
-    # id in the vector engine: 63 bits of a hash of store, file and ordinal
+    # id in the engines: 63 bits of a hash of store, file, attachment and ordinal
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("id", Id, nullable=False, unique=True),
     Column("vector_store_id", Id, ForeignKey("vector_stores.id"), nullable=False),
@@ -194,6 +195,19 @@ segments = Table(
     Column("sha256", String(64), nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("recipe", String(20), nullable=False, server_default="flat"),
+    Column("index_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("index_sha256", String(64), nullable=False, server_default=""),
+    Column("effort", Integer, nullable=False, server_default="0"),
+    Column("recall", Float, nullable=False, server_default="1"),
+    Column("version", BigInteger, nullable=False, server_default="0"),  # of the store
+)
+removals = Table(  # files whose vectors still lie in segments older than the version
+    "removals",
+    metadata,
+    Column("vector_store_id", Id, ForeignKey("vector_stores.id"), primary_key=True),
+    Column("file_id", Id, primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
 )
 
 # llm -----------------------------------------------------------------------------------

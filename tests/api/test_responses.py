@@ -78,6 +78,25 @@ async def test_results_and_citations_stand_in_the_document(setup: Governed) -> N
     assert response.metadata["ticket"] == "7"
 
 
+async def test_a_question_that_leans_on_an_earlier_one_finds_what_it_means(
+    setup: Governed,
+) -> None:
+    setup.model.says(TRUE)
+    first = await setup.client.responses.create(
+        model="m", input="Where are train tickets booked?", tools=[search_tool(setup)]
+    )
+    second = await setup.client.responses.create(
+        model="m",
+        input="And who approves flights?",
+        previous_response_id=first.id,
+        tools=[search_tool(setup)],
+        include=["file_search_call.results"],
+    )
+    search = second.output[0]
+    assert search.type == "file_search_call" and search.results
+    assert "approval of a director" in str(search.results[0].text)
+
+
 async def test_an_unanswerable_question_is_declined_honestly(setup: Governed) -> None:
     setup.model.says("Tungsten boils at 5930 degrees.")
     response = await setup.client.responses.create(

@@ -15,8 +15,11 @@ from app.ids import new_id
 from app.pools import Pool
 from app.retrieval.collections import VectorStores
 from app.retrieval.embedding import OnnxEmbedder, packaged_bge_dir
+from app.retrieval.engines.choice import Engines
 from app.retrieval.files import FileService
+from app.retrieval.index import StoreIndex
 from app.retrieval.ingestion import Ingestion, _new_passage
+from app.retrieval.search import Searches
 from app.retrieval.types import AttributeValue, Hit
 from app.store.blobs import Blobs
 from app.store.db import Database
@@ -53,8 +56,9 @@ class House:
     def _build(self) -> None:
         self.query_pool, self.work_pool = Pool("query", 2), Pool("ingest", 2, 100_000)
         self.stores = VectorStores(
-            self.db, embedder(), self.query_pool, self.work_pool, self.folder / "indexes"
+            self.db, embedder(), self.query_pool, self.work_pool, self.folder / "indexes", Engines()
         )
+        self.searches = Searches(self.db, self.stores, self.query_pool)
         self.files = FileService(self.db, Blobs(str(self.folder / "files")), 10**9)
         self.jobs = Jobs(self.db, self.jobs_url, "local")
         self.ingestion = Ingestion(
@@ -77,6 +81,12 @@ class House:
         self.query_pool.close()
         self.work_pool.close()
         await self.db.close()
+
+    @asynccontextmanager
+    async def using(self, store_id: str) -> AsyncIterator[StoreIndex]:
+        """The opened index of a store."""
+        async with self.stores.using(await self.stores.get(TENANT, store_id)) as index:
+            yield index
 
     async def new_store(self, **given: Any) -> str:
         wanted = {
@@ -106,9 +116,9 @@ class House:
             {"ordinal": n, "text": text, "page": None, "section": None}
             for n, text in enumerate(texts)
         ]
-        new = [_new_passage(store_id, file_id, p, 10) for p in pieces]
+        new = [_new_passage(store_id, job_id, p, 10) for p in pieces]
         vectors = await self.stores.embed_passages(list(texts))
-        async with self.stores.using(store_id) as index:
+        async with self.using(store_id) as index:
             return await index.add(file_id, job_id, new, vectors, sum(map(len, texts)))
 
     async def put(
@@ -127,11 +137,11 @@ class House:
     async def search(
         self, store_id: str, query: str, filters: dict[str, Any] | None = None, k: int = 10
     ) -> list[Hit]:
-        return await self.stores.hits(made_call(), [store_id], query, k, filters)
+        return await self.searches.hits(made_call(), [store_id], query, k, filters)
 
     async def compact(self, store_id: str) -> None:
         """Compact now, and wait for it."""
-        async with self.stores.using(store_id) as index:
+        async with self.using(store_id) as index:
             index.compact_soon()
             assert index._compacting is not None
             await index._compacting

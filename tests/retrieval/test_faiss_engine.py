@@ -1,204 +1,312 @@
-"""The embedded vector engine."""
+"""The embedded vector engine: what is written comes back, and only that."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import Unavailable
-from app.retrieval.engines.base import Ids, VectorEngine, Vectors
-from app.retrieval.engines.faiss import FaissEngine
+from app.errors import BadRequest, Unavailable
+from app.retrieval.engines import recipes
+from app.retrieval.engines.base import SegmentInfo, VectorEngine, Vectors
+from app.retrieval.engines.faiss import TIER, FaissEngine
 
 DIM = 8
 
 
-def unit(n: int, seed: int = 0) -> Vectors:
-    vectors = np.random.default_rng(seed).normal(size=(n, DIM)).astype(np.float32)
+def unit(n: int, seed: int = 0, dim: int = DIM) -> Vectors:
+    vectors = np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def engine(tmp_path: Path, n: int = 0) -> FaissEngine:
-    made = FaissEngine(str(tmp_path), DIM)
-    if n:
-        made.add(np.arange(n), unit(n))
-    return made
+def engine(tmp_path: Path, **given: Any) -> FaissEngine:
+    return FaissEngine(str(tmp_path / "vectors"), DIM, **given)
+
+
+def put(made: FaissEngine, file_id: str, first: int, n: int = 3) -> SegmentInfo:
+    info = made.write(file_id, np.arange(first, first + n), unit(n, first))
+    made.publish(info)
+    return info
+
+
+def everything(made: FaissEngine) -> set[int]:
+    return set(made.search(unit(1)[0], 10_000)[0].tolist())
 
 
 def test_it_keeps_the_contract(tmp_path: Path) -> None:
-    kept: VectorEngine = engine(tmp_path, 3)
-    assert kept.count == 3
+    kept: VectorEngine = engine(tmp_path)
+    assert kept.count == 0
+    assert kept.state().recall is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
-    data=st.data(),
-    n=st.integers(0, 120),
+    sizes=st.lists(st.integers(0, 12), max_size=8),
+    removed=st.sets(st.integers(0, 7)),
+    wanted=st.none() | st.sets(st.integers(0, 9)),
+    merged=st.booleans(),
     k=st.integers(0, 40),
-    seed=st.integers(0, 1000),
 )
-def test_search_agrees_with_brute_force(tmp_path_factory, data, n, k, seed) -> None:
-    ids = np.random.default_rng(seed).choice(2000, size=n, replace=False).astype(np.int64)
-    vectors, query = unit(n, seed), unit(1, seed + 1)[0]
-    made = FaissEngine("memory://segments", DIM)
-    made.add(ids, vectors)
-    removed = np.array(data.draw(st.lists(st.sampled_from(ids.tolist()))) if n else [], np.int64)
-    made.remove(removed)
-    some = st.none() | st.lists(st.integers(0, 2000) | st.sampled_from([0, *ids.tolist()]))
-    allowed = data.draw(some)
-    keep = ~np.isin(ids, removed)
-    if allowed is not None:
-        keep &= np.isin(ids, allowed)
-    found, scores = made.search(query, k, None if allowed is None else np.array(allowed, np.int64))
-    expected = np.sort(vectors[keep] @ query)[::-1][:k]
-    assert scores == pytest.approx(expected, abs=1e-5)
-    by_id: dict[int, float] = dict(zip(ids.tolist(), (vectors @ query).tolist(), strict=True))
-    assert [by_id[i] for i in found.tolist()] == pytest.approx(scores.tolist(), abs=1e-5)
-    assert set(found.tolist()) <= set(ids[keep].tolist())
-    assert len(set(found.tolist())) == len(found)
-
-
-@pytest.mark.parametrize("largest", [300, 2**40])
-def test_many_allowed_ids_select_exactly_those(tmp_path: Path, largest: int) -> None:
-    made = engine(tmp_path)
-    ids: Ids = np.append(np.arange(299), largest)
-    made.add(ids, unit(300))
-    allowed = ids[::3]
-    found, _ = made.search(unit(1, 5)[0], 300, allowed)
-    assert sorted(found.tolist()) == allowed.tolist()
-
-
-def test_adding_a_known_id_replaces_its_vector(tmp_path: Path) -> None:
-    made = engine(tmp_path, 5)
-    made.add(np.array([2]), -unit(5)[2:3])
-    assert made.count == 5
-    assert dict(zip(*made.search(unit(5)[2], 5), strict=True))[2] == pytest.approx(-1, abs=1e-5)
+def test_search_agrees_with_brute_force(
+    tmp_path_factory: pytest.TempPathFactory,
+    sizes: list[int],
+    removed: set[int],
+    wanted: set[int] | None,
+    merged: bool,
+    k: int,
+) -> None:
+    made = FaissEngine(str(tmp_path_factory.mktemp("v")), DIM)
+    vectors = unit(sum(sizes) + 1, 3)
+    of, first = np.repeat(np.arange(len(sizes)), sizes), 0
+    for place, size in enumerate(sizes):
+        rows = np.arange(first, first + size)
+        made.publish(made.write(f"file-{place}", rows, vectors[rows]))
+        first += size
+    for place in removed:
+        made.remove(f"file-{place}")
+    if merged:
+        old = list(made._segments)
+        made.swap(old, made.merge(old))
+    keep = ~np.isin(of, list(removed))
+    if wanted is not None:
+        keep &= np.isin(of, list(wanted))
+    files = None if wanted is None else {f"file-{place}" for place in wanted}
+    query = vectors[-1]
+    found, scores = made.search(query, k, files)
+    scored = vectors[:-1][keep] @ query
+    assert scores == pytest.approx(np.sort(scored)[::-1][:k], abs=1e-5)
+    assert set(found.tolist()) <= set(np.flatnonzero(keep).tolist())
+    assert vectors[found] @ query == pytest.approx(scores, abs=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("ids", "vectors"),
+    ("numbers", "vectors"),
     [
-        ([1], np.zeros((1, DIM + 1))),
-        ([1, 2], np.zeros((1, DIM))),
-        ([1, 1], np.zeros((2, DIM))),
-        ([-1], np.zeros((1, DIM))),
-        ([1], np.full((1, DIM), np.nan)),
-        ([1], np.full((1, DIM), np.inf)),
+        ([1, 2], unit(1)),
+        ([1], np.zeros((1, DIM + 1), np.float32)),
+        ([1], np.full((1, DIM), np.nan, np.float32)),
+        ([-1], unit(1)),
+        ([1, 1], unit(2)),
     ],
 )
-def test_bad_vectors_are_refused_and_change_nothing(tmp_path: Path, ids, vectors) -> None:
-    made = engine(tmp_path, 2)
-    for write in (made.add, made.write_segment):
-        with pytest.raises(ValueError):
-            write(np.array(ids), vectors)
-    assert made.count == 2
+def test_bad_vectors_are_refused_and_leave_no_file(
+    tmp_path: Path, numbers: list[int], vectors: Vectors
+) -> None:
+    made = engine(tmp_path)
+    with pytest.raises(ValueError):
+        made.write("f", np.array(numbers), vectors)
     assert made.segment_names() == []
 
 
-@pytest.mark.parametrize("query", [np.zeros(DIM + 1), np.full(DIM, np.nan), np.zeros((1, DIM))])
-def test_a_bad_query_is_refused(tmp_path: Path, query) -> None:
-    with pytest.raises(ValueError, match="query"):
-        engine(tmp_path, 2).search(query, 1)
+@pytest.mark.parametrize("query", [np.zeros(DIM + 1), np.full(DIM, np.inf)])
+def test_a_bad_query_is_refused(tmp_path: Path, query: Vectors) -> None:
+    with pytest.raises(ValueError):
+        engine(tmp_path).search(query, 3)
+
+
+def test_an_unknown_recipe_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="ivf_pq"):
+        engine(tmp_path, recipe="best")
 
 
 @pytest.mark.parametrize("remote", [False, True])
 def test_segments_bring_back_the_same_vectors(tmp_path: Path, remote: bool) -> None:
-    folder = f"memory://{tmp_path.name}" if remote else str(tmp_path / "new")
-    first = FaissEngine(folder, DIM)
-    segments = [
-        first.write_segment(np.arange(10), unit(10)),
-        first.write_segment(np.arange(8, 20), unit(12, 1)),
-    ]
-    assert first.count == 0
-    assert first.segment_names() == sorted(segment.name for segment in segments)
-    again = FaissEngine(folder, DIM)
-    again.load(segments)
-    assert again.count == 20
-    found, scores = again.search(unit(12, 1)[0], 1)
-    assert found.tolist() == [8]  # the later segment wins
-    assert scores[0] == pytest.approx(1, abs=1e-5)
+    folder = "memory://ostiary-segments" if remote else str(tmp_path / "local")
+    made = FaissEngine(folder, DIM, cache=tmp_path / "cache")
+    infos = [put(made, "a", 0), put(made, "b", 10)]
+    again = FaissEngine(folder, DIM, cache=tmp_path / "another")
+    again.load(infos)
+    assert everything(again) == {0, 1, 2, 10, 11, 12}
+    for found, wanted in zip(again.search(unit(1)[0], 6), made.search(unit(1)[0], 6), strict=True):
+        assert found.tolist() == wanted.tolist()
+    made.destroy()
+    assert made.segment_names() == [] and made.count == 0
 
 
-def test_loading_live_ids_leaves_the_deleted_out(tmp_path: Path) -> None:
+def test_a_removal_counts_for_the_segments_that_are_older(tmp_path: Path) -> None:
     made = engine(tmp_path)
-    segment = made.write_segment(np.arange(10), unit(10))
-    made.load([segment], live_ids=np.array([1, 3, 99]))
-    assert sorted(made.search(unit(1)[0], 10)[0].tolist()) == [1, 3]
+    older = replace(put(made, "a", 0), version=1)
+    newer = replace(put(made, "a", 10), version=3)
+    again = engine(tmp_path)
+    again.load([older, newer], [("a", 2), ("unknown", 2)])
+    assert everything(again) == {10, 11, 12}
 
 
-def test_merging_keeps_the_live_vectors_and_the_old_files(tmp_path: Path) -> None:
+def test_eight_segments_of_a_size_become_one(tmp_path: Path) -> None:
     made = engine(tmp_path)
-    old = [
-        made.write_segment(np.arange(10), unit(10)),
-        made.write_segment(np.arange(10, 20), unit(10, 1)),
-    ]
-    merged = made.merge(old, np.arange(5, 15))
-    assert merged.count == 10
-    assert len(made.segment_names()) == 3
-    for segment in old:
-        made.delete_segment(segment.name)
-    made.load([merged])
-    found, scores = made.search(unit(10, 1)[3], 1)
-    assert found.tolist() == [13]
-    assert scores[0] == pytest.approx(1, abs=1e-5)
-    made.load([made.merge([merged], np.array([], np.int64))])
-    assert made.count == 0
+    for place in range(TIER - 1):
+        put(made, f"f{place}", 10 * place)
+    assert made.due() == []
+    put(made, "last", 1000)
+    old = made.due()
+    assert len(old) == TIER
+    before = everything(made)
+    merged = made.merge(old)
+    made.swap(old, merged)
+    assert everything(made) == before
+    assert len(made._segments) == 1
+    assert len(made.segment_names()) == TIER + 1  # the manifest's owner deletes the old ones
 
 
-def test_a_damaged_or_missing_segment_is_refused_and_memory_kept(tmp_path: Path) -> None:
-    made = engine(tmp_path, 4)
-    segment = made.write_segment(np.arange(10), unit(10))
-    path = tmp_path / segment.name
+def test_many_inserts_cost_the_same_and_leave_few_segments(tmp_path: Path) -> None:
+    made = engine(tmp_path)
+    rewritten = 0
+    for place in range(200):
+        put(made, f"f{place}", 10 * place, n=1)
+        while old := made.due():
+            merged = made.merge(old)
+            made.swap(old, merged)
+            rewritten += sum(s.info.count for s in old)
+    assert made.count == 200
+    assert len(made._segments) < 3 * TIER
+    assert rewritten <= 3 * 200  # each vector once for each size it grows through
+
+
+def test_a_file_removed_during_a_merge_does_not_come_back(tmp_path: Path) -> None:
+    made = engine(tmp_path)
+    for place in range(TIER):
+        put(made, f"f{place}", 10 * place)
+    old = made.due()
+    merged = made.merge(old)
+    made.remove("f3")
+    put(made, "f3", 500)  # attached anew meanwhile
+    made.swap(old, merged)
+    assert not everything(made) & {30, 31, 32}
+    assert everything(made) >= {500, 501, 502}
+
+
+def test_a_segment_with_much_removed_is_written_anew_or_dropped(tmp_path: Path) -> None:
+    made = engine(tmp_path)
+    put(made, "a", 0)
+    made.remove("a")
+    old = made.due()
+    assert made.merge(old) is None
+    made.swap(old, None)
+    assert made._segments == () and made.due() == []
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "gone", "index"])
+def test_a_damaged_or_missing_segment_is_refused_and_memory_kept(tmp_path: Path, harm: str) -> None:
+    made = FaissEngine(str(tmp_path), DIM)
+    vectors = unit(recipes.FLAT_MOST + 1000)
+    info = made.write_many([("f", len(vectors))], np.arange(len(vectors)), vectors)
+    path = tmp_path / info.name
+    if harm == "index":
+        path = path.with_suffix(".idx")
     data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(Unavailable, match="checksum"):
-        made.load([segment])
-    path.write_bytes(data[:-9])
-    with pytest.raises(Unavailable, match="checksum"):
-        made.load([segment])
-    with pytest.raises(Unavailable, match="missing"):
-        made.load([replace(segment, name="seg_absent.vec")])
-    assert made.count == 4
+    if harm == "gone":
+        path.unlink()
+    elif harm == "cut":
+        path.write_bytes(data[:-100])
+    else:
+        data[-7] ^= 1
+        path.write_bytes(data)
+    kept = FaissEngine(str(tmp_path), DIM)
+    put(kept, "kept", 0)
+    with pytest.raises(Unavailable, match="seg_") as caught:
+        kept.load([info])
+    assert caught.value.code == "segment_damaged"
+    assert everything(kept) == {0, 1, 2}
 
 
-def test_a_crash_before_the_rename_leaves_no_segment(tmp_path: Path, monkeypatch) -> None:
+def test_a_crash_before_the_rename_leaves_no_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = engine(tmp_path)
-
-    def power_cut(self: Path, target: Path) -> None:
-        raise OSError("power cut")
-
-    monkeypatch.setattr(Path, "replace", power_cut)
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
     with pytest.raises(OSError, match="power cut"):
-        made.write_segment(np.arange(3), unit(3))
+        made.write("f", np.arange(3), unit(3))
     assert made.segment_names() == []
 
 
-def test_searches_run_while_vectors_come_and_go(tmp_path: Path) -> None:
-    made = engine(tmp_path, 50)
-    wrong: list[int] = []
-    done = threading.Event()
+def test_what_no_manifest_names_is_swept_once_it_is_old(tmp_path: Path) -> None:
+    made = engine(tmp_path)
+    named, unnamed = put(made, "a", 0), put(made, "b", 10)
+    made.sweep({named.name}, 3600)
+    assert unnamed.name in made.segment_names()
+    made.sweep({named.name}, 0)
+    assert made.segment_names() == [named.name]
+
+
+# -- large segments -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clustered() -> tuple[Vectors, Vectors]:
+    """25,000 vectors of 32 dimensions in 200 clusters, and 50 queries near some of them."""
+    rng = np.random.default_rng(7)
+    centres = rng.standard_normal((200, 32))
+    made = centres[rng.integers(0, 200, 25_000)] + 0.6 * rng.standard_normal((25_000, 32))
+    vectors = (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
+    near = vectors[:50] + 0.05 * rng.standard_normal((50, 32))
+    return vectors, (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("recipe", ["auto", "hnsw", "ivf_sq8", "ivf_rabitq", "flat"])
+def test_every_recipe_reaches_the_recall_target_filtered_or_not(
+    tmp_path: Path, clustered: tuple[Vectors, Vectors], recipe: str
+) -> None:
+    vectors, queries = clustered
+    made = FaissEngine(str(tmp_path), 32, 0.95, recipe=recipe)
+    files = [(f"f{i}", 10) for i in range(2_500)]
+    made.publish(made.write_many(files, np.arange(25_000), vectors))
+    state = made.state()
+    assert state.recipes == ({"auto": "ivf_pq"}.get(recipe, recipe),)
+    assert state.recall is not None and state.recall >= 0.95
+    rng = np.random.default_rng(1)
+    for share in (1.0, 0.9, 0.5, 0.1, 0.01, 0.001):
+        chosen = rng.choice(2_500, max(1, int(2_500 * share)), replace=False)
+        passing = np.isin(np.arange(25_000) // 10, chosen)
+        wanted = None if share == 1 else {f"f{i}" for i in chosen}
+        right = total = 0
+        for query in queries:
+            scores = np.where(passing, vectors @ query, -2)
+            truth = set(np.argsort(-scores)[: min(10, passing.sum())].tolist())
+            found = made.search(query, 10, wanted)[0].tolist()
+            assert passing[found].all()
+            right, total = right + len(truth & set(found)), total + len(truth)
+        assert right / total >= 0.93, (share, right / total)
+
+
+def test_an_indexed_segment_is_smaller_in_memory_than_its_vectors(
+    tmp_path: Path, clustered: tuple[Vectors, Vectors]
+) -> None:
+    made = FaissEngine(str(tmp_path), 32)
+    made.publish(made.write_many([("f", 25_000)], np.arange(25_000), clustered[0]))
+    state = made.state()
+    assert state.memory_bytes < 0.4 * 25_000 * 32 * 4
+    assert state.disk_bytes > 25_000 * 32 * 4
+
+
+def test_searches_never_wait_and_see_whole_files(tmp_path: Path) -> None:
+    made = engine(tmp_path)
+    put(made, "first", 0, 5)
+    stop, seen = threading.Event(), []
 
     def read() -> None:
-        while not done.is_set():
-            found, _ = made.search(unit(50)[7], 1)
-            if found.tolist() != [7]:
-                wrong.append(1)
+        while not stop.is_set():
+            found = everything(made)
+            seen.append(found)
 
     readers = [threading.Thread(target=read) for _ in range(3)]
     for reader in readers:
         reader.start()
-    extra = -unit(20)
-    for _ in range(100):
-        made.add(np.arange(100, 120), extra)
-        made.remove(np.arange(100, 120))
-    done.set()
+    for place in range(1, 30):
+        put(made, f"f{place}", 10 * place, 5)
+        if place % 3 == 0:
+            made.remove(f"f{place - 1}")
+        while old := made.due():
+            made.swap(old, made.merge(old))
+    stop.set()
     for reader in readers:
         reader.join()
-    assert not wrong
-    assert made.count == 50
+    assert seen
+    for found in seen:
+        for start in {n // 10 for n in found}:
+            assert {10 * start + i for i in range(5)} <= found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,45 +15,91 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class SegmentInfo:
-    """One immutable file of vectors, as the manifest records it."""
+    """One immutable file of vectors, as the SQL manifest records it."""
 
     name: str
     count: int
     dim: int
     sha256: str
     bytes: int
+    recipe: str = "flat"  # how it is searched
+    index_bytes: int = 0  # of the file that holds the trained index; 0 when there is none
+    index_sha256: str = ""
+    effort: int = 0  # lists or nodes visited, tuned to the collection's recall target
+    recall: float = 1.0  # recall@10 that the effort reached on held-out queries
+    version: int = 0  # of the store: removals up to it are not in the segment
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """What a collection's vectors are like now; the API reports it."""
+
+    engine: str  # "faiss" or "milvus"
+    recipes: tuple[str, ...]
+    vectors: int
+    memory_bytes: int
+    disk_bytes: int
+    recall_target: float
+    recall: float | None  # reached on held-out queries; None where it was not measured
 
 
 class VectorEngine(Protocol):
-    """Finds the nearest unit vectors by inner product."""
+    """Finds the nearest unit vectors of one collection by inner product.
+
+    Blocking, called from pool threads: one caller at a time writes, any number search beside
+    it and never wait for it. A passage has one ``number`` for its whole life; a file that is
+    attached anew gets new numbers. SQL decides what is live: a number that SQL does not know
+    may be returned, and the caller drops it.
+    """
 
     @property
     def count(self) -> int:
         """The number of vectors that can be found."""
         ...
 
-    def add(self, ids: Ids, vectors: Vectors) -> None:
-        """Add vectors; a known id gets its new vector.
+    def write(self, file_id: str, numbers: Ids, vectors: Vectors) -> SegmentInfo | None:
+        """Make the vectors of one file durable; writing the same numbers again is harmless.
+
+        They need not be found before ``publish``. An engine that keeps its own manifest
+        returns None.
 
         Args:
-            ids: int64 array of shape (n,), unique, at least 0.
-            vectors: float32 array of shape (n, d), finite.
+            numbers: int64 array of shape (n,), unique, at least 0.
+            vectors: float32 array of shape (n, dim), finite, unit norm.
+
+        Raises:
+            ValueError: wrong shape, a repeated or negative number, a value that is not finite.
+            Unavailable: the engine cannot be reached or written.
         """
         ...
 
-    def remove(self, ids: Ids) -> None:
-        """Forget ids, int64 array of shape (n,); unknown ones are ignored."""
+    def publish(self, info: SegmentInfo | None) -> None:
+        """Let searches that begin from now on find what ``write`` returned ``info`` for."""
         ...
 
-    def search(self, query: Vectors, k: int, allowed: Ids | None = None) -> tuple[Ids, Vectors]:
+    def remove(self, file_id: str) -> None:
+        """Forget the vectors of a file; an unknown one is ignored."""
+        ...
+
+    def search(
+        self, vector: Vectors, k: int, files: Collection[str] | None = None
+    ) -> tuple[Ids, Vectors]:
         """Return the at most ``k`` nearest, best first.
 
         Args:
-            query: float32 array of shape (d,), finite.
+            vector: float32 array of shape (dim,), finite, unit norm.
             k: how many.
-            allowed: search only these ids; all where None.
+            files: search the vectors of these files only; all where None.
 
         Returns:
-            ids, int64 array of shape (m,), and inner products, float32 array of shape (m,).
+            numbers, int64 array of shape (m,), and inner products, float32 array of shape (m,).
         """
+        ...
+
+    def state(self) -> EngineState:
+        """What the index is like now."""
+        ...
+
+    def destroy(self) -> None:
+        """Delete everything of this collection, for good."""
         ...

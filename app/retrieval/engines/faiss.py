@@ -1,258 +1,374 @@
-"""Exact vector search in this process, over immutable segment files."""
+"""Vectors in this process: immutable segments on disk, searched side by side with FAISS."""
 
 from __future__ import annotations
 
-import hashlib
-import struct
-from collections.abc import Iterable, Iterator
+import os
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from app.errors import Unavailable
 from app.ids import new_id
-from app.retrieval.engines.base import Ids, SegmentInfo, Vectors
-from app.retrieval.engines.lock import ReadWriteLock
+from app.retrieval.engines import recipes
+from app.retrieval.engines.base import EngineState, Ids, SegmentInfo, Vectors
+from app.retrieval.engines.segment import Segment
+from app.retrieval.engines.segment_file import (
+    checksum,
+    damaged,
+    map_segment,
+    settle,
+    starts_of,
+    write_segment,
+)
 
-# A segment file: magic, dim, count, then the ids and the vectors, all little-endian.
-_HEADER = struct.Struct("<8sIQ")
-_MAGIC = b"OSTSEG01"
-# A bitmap answers fastest, but weighs one bit for every id up to the largest.
-_BITMAP_MAX_ID = 1 << 28
+TIER = 8  # so many segments of one size are merged into one of the next
+MOST_VECTORS = 1 << 20  # of a merged segment; larger collections have several
+DEAD_SHARE = 0.2  # from here on a segment is written anew without its removed files
+_VECTORS, _INDEX = ".vec", ".idx"
 
 
 class FaissEngine:
     """The vectors of one collection.
 
-    Files are only written by ``write_segment`` and ``merge``; which of them count is told by the
-    caller's manifest, so a crash leaves at worst a file that no manifest names.
+    Searches read one tuple of segments and never wait; a change replaces the tuple. Files are
+    written by ``write`` and ``merge`` only; which of them count is told by the caller's manifest,
+    so a crash leaves at worst a file that no manifest names.
 
     Args:
         folder: a local path or any fsspec URL.
         dim: length of the vectors.
+        recall_target: recall@10 that the search effort of indexed segments is tuned to.
+        recipe: ``auto``, or how every segment above 20,000 vectors is indexed.
+        cache: where segments of a remote ``folder`` are mapped from.
         storage_options: credentials and the like for the fsspec file system.
     """
 
     def __init__(
-        self, folder: str, dim: int, storage_options: dict[str, Any] | None = None
+        self,
+        folder: str,
+        dim: int,
+        recall_target: float = 0.95,
+        *,
+        recipe: str = "auto",
+        cache: Path | None = None,
+        storage_options: dict[str, Any] | None = None,
     ) -> None:
         from fsspec.core import url_to_fs
         from fsspec.implementations.local import LocalFileSystem
 
         if dim < 1:
             raise ValueError(f"dim must be at least 1, got {dim}")
-        self.dim = dim
+        recipes.plan(0, recipe)  # refuses an unknown one
+        self.dim, self.recall_target, self.recipe = dim, recall_target, recipe
         self._fs, self._root = url_to_fs(str(folder), **(storage_options or {}))
-        self._local = isinstance(self._fs, LocalFileSystem)
-        self._lock = ReadWriteLock()
-        self._index = self._empty()
+        self._remote = not isinstance(self._fs, LocalFileSystem)
+        if self._remote and cache is None:
+            raise ValueError("a remote folder needs a local cache folder")
+        self._folder = cache if self._remote and cache is not None else Path(self._root)
+        self._segments: tuple[Segment, ...] = ()
+        self._changing = threading.Lock()
 
-    # -- the index in memory ------------------------------------------------------------
-
-    def _empty(self) -> Any:
-        import faiss
-
-        return faiss.IndexIDMap2(faiss.IndexFlatIP(self.dim))
+    # -- searching ----------------------------------------------------------------------
 
     @property
     def count(self) -> int:
-        return int(self._index.ntotal)
+        return sum(s.live for s in self._segments)
 
-    def add(self, ids: Ids, vectors: Vectors) -> None:
-        """Add vectors; a known id gets its new vector.
-
-        Raises:
-            ValueError: wrong shape, a repeated or negative id, or a value that is not finite.
-        """
-        ids, vectors = self._checked(ids, vectors)
-        if not len(ids):
-            return
-        with self._lock.write():
-            if self._index.ntotal:
-                self._index.remove_ids(ids)
-            self._index.add_with_ids(vectors, ids)
-
-    def remove(self, ids: Ids) -> None:
-        """Forget ids; unknown ones are ignored."""
-        ids = np.ascontiguousarray(ids, dtype=np.int64)
-        with self._lock.write():
-            if len(ids) and self._index.ntotal:
-                self._index.remove_ids(ids)
-
-    def search(self, query: Vectors, k: int, allowed: Ids | None = None) -> tuple[Ids, Vectors]:
-        """Return the ids and inner products of the at most ``k`` nearest, best first.
+    def search(
+        self, vector: Vectors, k: int, files: Collection[str] | None = None
+    ) -> tuple[Ids, Vectors]:
+        """See :class:`VectorEngine`.
 
         Raises:
-            ValueError: the query is not a finite vector of length ``dim``.
+            ValueError: the vector is not finite or not of length ``dim``.
         """
-        import faiss
-
-        row = np.ascontiguousarray(query, dtype=np.float32)
-        if row.shape != (self.dim,) or not np.isfinite(row).all():
-            raise ValueError(f"query must be a finite vector of length {self.dim}")
-        if k < 1 or (allowed is not None and not len(allowed)):
+        query = np.ascontiguousarray(vector, dtype=np.float32)
+        if query.shape != (self.dim,) or not np.isfinite(query).all():
+            raise ValueError(f"vector must be finite and of length {self.dim}")
+        if k < 1 or (files is not None and not files):
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        parameters = None
-        if allowed is not None:
-            parameters = faiss.SearchParameters(sel=_selector(allowed))  # type: ignore[call-arg]
-        with self._lock.read():
-            k = min(k, self.count)
-            if k == 0:
-                return np.empty(0, np.int64), np.empty(0, np.float32)
-            scores, ids = self._index.search(row[None, :], k, params=parameters)
-        found = ids[0] >= 0  # FAISS fills up with -1
-        return ids[0][found], scores[0][found]
+        parts = [s.search(query, k, files) for s in self._segments if s.live]
+        if not parts:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        if len(parts) == 1:
+            return parts[0]
+        numbers = np.concatenate([n for n, _ in parts])
+        scores = np.concatenate([s for _, s in parts])
+        best = np.argsort(-scores, kind="stable")[:k]
+        return numbers[best], scores[best]
 
-    def _checked(self, ids: Ids, vectors: Vectors) -> tuple[Ids, Vectors]:
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        ids = np.ascontiguousarray(ids, dtype=np.int64)
-        if vectors.shape != (len(ids), self.dim) or ids.ndim != 1:
-            raise ValueError(
-                f"need ids of shape (n,) and vectors of shape (n, {self.dim}), "
-                f"got {ids.shape} and {vectors.shape}"
-            )
-        if not np.isfinite(vectors).all():
-            raise ValueError("vectors hold a value that is not finite")
-        if len(ids) and ids.min() < 0:
-            raise ValueError("ids must be at least 0")
-        if len(np.unique(ids)) != len(ids):
-            raise ValueError("ids must not repeat within one call")
-        return ids, vectors
+    def state(self) -> EngineState:
+        """See :class:`VectorEngine`; the recall is the mean over vectors, exact ones count as 1."""
+        segments = self._segments
+        total = sum(s.info.count for s in segments)
+        recall = sum(s.info.recall * s.info.count for s in segments) / total if total else None
+        return EngineState(
+            engine="faiss",
+            recipes=tuple(sorted({s.info.recipe for s in segments})),
+            vectors=self.count,
+            memory_bytes=sum(8 * s.info.count + s.info.index_bytes for s in segments),
+            disk_bytes=sum(s.info.bytes + s.info.index_bytes for s in segments),
+            recall_target=self.recall_target,
+            recall=None if recall is None else round(recall, 4),
+        )
 
-    # -- the segments on disk -----------------------------------------------------------
+    # -- changing -----------------------------------------------------------------------
 
-    def write_segment(self, ids: Ids, vectors: Vectors) -> SegmentInfo:
-        """Write a new segment durably; it is found by search only after ``add`` or ``load``.
+    def write(self, file_id: str, numbers: Ids, vectors: Vectors) -> SegmentInfo:
+        """See :class:`VectorEngine`: one new segment, durable, not yet found."""
+        numbers, vectors = self._checked(numbers, vectors)
+        return self._write([(file_id, len(numbers))], [(numbers, vectors)], numbers)
 
-        Raises:
-            ValueError: as ``add``.
-        """
-        ids, vectors = self._checked(ids, vectors)
-        header = _HEADER.pack(_MAGIC, self.dim, len(ids))
-        parts = [header, ids.astype("<i8").tobytes(), vectors.astype("<f4").tobytes()]
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(part)
-        name = new_id("seg_") + ".vec"
-        self._write(name, parts)
-        size = sum(len(part) for part in parts)
-        return SegmentInfo(name, len(ids), self.dim, digest.hexdigest(), size)
-
-    def load(self, segments: Iterable[SegmentInfo], live_ids: Ids | None = None) -> None:
-        """Replace what is in memory by the segments, verifying each; later ones win.
+    def write_many(
+        self, files: Sequence[tuple[str, int]], numbers: Ids, vectors: Vectors
+    ) -> SegmentInfo:
+        """Write many files as one segment, indexed at once: for bulk loads.
 
         Args:
-            segments: what the manifest names, oldest first.
-            live_ids: keep only these ids; all where None.
+            files: (file id, rows), each id once, in the order of the rows.
 
         Raises:
-            Unavailable: a segment is missing or damaged; memory is left as it was.
+            ValueError: as ``write``.
         """
-        index = self._empty()
-        for ids, vectors in self._latest(segments, live_ids):
-            index.add_with_ids(vectors, ids)
-        with self._lock.write():
-            self._index = index
+        numbers, vectors = self._checked(numbers, vectors)
+        info = self._write(files, [(numbers, vectors)], numbers)
+        return self._indexed(info)
 
-    def merge(self, segments: Iterable[SegmentInfo], live_ids: Ids) -> SegmentInfo:
-        """Write one segment with the live vectors of several; the old files stay.
+    def publish(self, info: SegmentInfo | None) -> None:
+        """See :class:`VectorEngine`.
 
         Raises:
-            Unavailable: a segment is missing or damaged.
+            Unavailable: the segment is missing or damaged.
         """
-        parts = list(self._latest(segments, live_ids))
-        ids = [part[0] for part in parts] or [np.empty(0, np.int64)]
-        vectors = [part[1] for part in parts] or [np.empty((0, self.dim), np.float32)]
-        return self.write_segment(np.concatenate(ids), np.concatenate(vectors))
+        assert info is not None
+        opened = self._open(info)
+        with self._changing:
+            self._segments = (*self._segments, opened)
 
-    def delete_segment(self, name: str) -> None:
-        """Delete a segment file that no manifest names any more."""
-        path = self._path(name)
-        if self._fs.exists(path):
-            self._fs.rm_file(path)
+    def remove(self, file_id: str) -> None:
+        """See :class:`VectorEngine`."""
+        with self._changing:
+            self._segments = tuple(s.without(file_id) for s in self._segments)
+
+    def load(self, infos: Sequence[SegmentInfo], removed: Sequence[tuple[str, int]] = ()) -> None:
+        """Replace what is searched by the segments of a manifest, verifying each.
+
+        Args:
+            removed: (file id, version) of removals; one counts for the segments whose version
+                is below its own.
+
+        Raises:
+            Unavailable: a segment is missing or damaged; what was searched stays.
+        """
+        known = {s.info.name: s.data for s in self._segments}
+        with ThreadPoolExecutor(2) as pool:
+            opened = list(pool.map(lambda i: self._open(i, verify=i.name not in known), infos))
+        for place, segment in enumerate(opened):
+            for file_id, version in removed:
+                if version > segment.info.version:
+                    segment = segment.without(file_id)
+            opened[place] = segment
+        with self._changing:
+            self._segments = tuple(opened)
+
+    # -- merging ------------------------------------------------------------------------
+
+    def due(self) -> list[Segment]:
+        """The segments that should be merged now: many of one size, or one with much removed."""
+        tiers: dict[int, list[Segment]] = {}
+        for segment in self._segments:
+            if segment.info.count - segment.live > DEAD_SHARE * segment.info.count:
+                return [segment]
+            if segment.info.count <= MOST_VECTORS // 2:
+                tier = int(np.log(max(segment.info.count, 1)) / np.log(TIER) + 1e-9)
+                tiers.setdefault(tier, []).append(segment)
+        for _, found in sorted(tiers.items()):
+            if len(found) >= TIER:
+                return _fitting(found)
+        return []
+
+    def merge(self, segments: Sequence[Segment]) -> SegmentInfo | None:
+        """Write one segment with what lives in several, indexed by its size and tuned.
+
+        Returns None when nothing lives in them. The old files stay.
+        """
+        rows: dict[str, list[tuple[Segment, int, int]]] = {}
+        for segment in segments:
+            for file_id, a, b in segment.live_files():
+                rows.setdefault(file_id, []).append((segment, a, b))
+        ranges = [r for found in rows.values() for r in found]
+        if not ranges:
+            return None
+        files = [(f, sum(b - a for _, a, b in found)) for f, found in rows.items()]
+        numbers = np.concatenate([s.data.numbers[a:b] for s, a, b in ranges])
+        pieces = ((s.data.numbers[a:b], s.data.vectors[a:b]) for s, a, b in ranges)
+        return self._indexed(self._write(files, pieces, numbers))
+
+    def swap(self, old: Sequence[Segment], merged: SegmentInfo | None) -> None:
+        """Search the merged segment in place of those it was made from.
+
+        Files that were removed since ``old`` was taken are removed from it too.
+        """
+        then = {s.info.name: s for s in old}
+        made = None if merged is None else self._open(merged)
+        with self._changing:
+            kept = []
+            for segment in self._segments:
+                before = then.get(segment.info.name)
+                if before is None:
+                    kept.append(segment)
+                elif made is not None:
+                    for place in segment.dead - before.dead:
+                        made = made.without(segment.data.files[place])
+            self._segments = tuple(kept) if made is None else (*kept, made)
+
+    # -- files --------------------------------------------------------------------------
 
     def segment_names(self) -> list[str]:
-        """Return the names of the segment files present, named by a manifest or not."""
+        """The segments whose files are present, named by a manifest or not."""
         if not self._fs.exists(self._root):
             return []
         paths = self._fs.ls(self._root, detail=False, refresh=True)
         names = (str(path).rsplit("/", 1)[-1] for path in paths)
-        return sorted(name for name in names if name.endswith(".vec"))
+        return sorted(name for name in names if name.endswith(_VECTORS))
 
-    def _latest(
-        self, segments: Iterable[SegmentInfo], live_ids: Ids | None
-    ) -> Iterator[tuple[Ids, Vectors]]:
-        """Yield what each segment still contributes, newest first."""
-        live = None if live_ids is None else np.unique(np.asarray(live_ids, dtype=np.int64))
-        seen = np.empty(0, np.int64)
-        for segment in reversed(list(segments)):
-            ids, vectors = self._read(segment)
-            keep = ~np.isin(ids, seen)
-            if live is not None:
-                keep &= np.isin(ids, live)
-            seen = np.concatenate([seen, ids[keep]])
-            if keep.all():
-                yield ids, vectors
-            elif keep.any():
-                yield ids[keep], vectors[keep]
+    def delete_segment(self, name: str) -> None:
+        """Delete the files of a segment that no manifest names any more."""
+        for file in (name, _index_name(name)):
+            path = f"{self._root}/{file}"
+            if self._fs.exists(path):
+                self._fs.rm_file(path)
+            if self._remote:
+                (self._folder / file).unlink(missing_ok=True)
 
-    def _read(self, segment: SegmentInfo) -> tuple[Ids, Vectors]:
-        try:
-            data = self._fs.cat_file(self._path(segment.name))
-        except FileNotFoundError as error:
-            raise _damaged(segment, "is missing") from error
-        if hashlib.sha256(data).hexdigest() != segment.sha256:
-            raise _damaged(segment, "is damaged: its checksum differs from the recorded one")
-        magic, dim, count = _HEADER.unpack_from(data)
-        if magic != _MAGIC or dim != self.dim or count != segment.count:
-            raise _damaged(segment, f"holds {count} vectors of length {dim}, not as recorded")
-        ids = np.frombuffer(data, "<i8", count, _HEADER.size)
-        vectors = np.frombuffer(data, "<f4", count * dim, _HEADER.size + 8 * count)
-        return ids.astype(np.int64), vectors.astype(np.float32).reshape(count, dim)
+    def sweep(self, named: Collection[str], older_than_s: float) -> None:
+        """Delete segments that no manifest names and that nobody can be about to name."""
+        for name in self.segment_names():
+            if name not in named and time.time() - _made_at(name) >= older_than_s:
+                self.delete_segment(name)
 
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+    def destroy(self) -> None:
+        """See :class:`VectorEngine`."""
+        with self._changing:
+            self._segments = ()
+        for name in self.segment_names():
+            self.delete_segment(name)
 
-    def _write(self, name: str, parts: list[bytes]) -> None:
-        path = self._path(name)
-        if not self._local:
-            self._fs.pipe_file(path, b"".join(parts))  # object stores show whole objects only
-            return
-        import os
-        from pathlib import Path
+    def _write(
+        self,
+        files: Sequence[tuple[str, int]],
+        parts: Sequence[tuple[Ids, Vectors]] | Iterator[tuple[Ids, Vectors]],
+        numbers: Ids,
+    ) -> SegmentInfo:
+        if int(starts_of([rows for _, rows in files])[-1]) != len(numbers):
+            raise ValueError("the rows of the files do not add up to the numbers")
+        name = new_id("seg_") + _VECTORS
+        digest, size = write_segment(self._folder / name, self.dim, files, parts, numbers)
+        self._upload(name)
+        return SegmentInfo(name, len(numbers), self.dim, digest, size)
 
-        final = Path(path)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        draft = final.with_suffix(".tmp")
-        with draft.open("wb") as file:
-            file.writelines(parts)
-            file.flush()
+    def _indexed(self, info: SegmentInfo) -> SegmentInfo:
+        """Build, tune and write the index of a written segment if its size asks for one."""
+        import faiss
+
+        recipe = recipes.plan(info.count, self.recipe)
+        if recipe == "flat":
+            return info
+        data = map_segment(self._folder / info.name, self.dim, info.count)
+        index = recipes.build(recipe, data.vectors)
+        tuning = recipes.tune(recipe, index, data.vectors, self.recall_target)
+        path = self._folder / _index_name(info.name)
+        draft = path.with_suffix(path.suffix + ".tmp")
+        faiss.write_index(index, str(draft))
+        with draft.open("rb+") as file:
             os.fsync(file.fileno())
-        draft.replace(final)
-        folder = os.open(final.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the rename itself must survive a power cut
-        finally:
-            os.close(folder)
+            size = os.fstat(file.fileno()).st_size
+        digest = checksum(draft)
+        settle(draft, path)
+        self._upload(path.name)
+        return replace(
+            info,
+            recipe=recipe,
+            index_bytes=size,
+            index_sha256=digest,
+            effort=tuning.effort,
+            recall=tuning.recall,
+        )
+
+    def _open(self, info: SegmentInfo, verify: bool = False) -> Segment:
+        path = self._fetched(info.name)
+        if info.dim != self.dim:
+            raise damaged(info.name, f"holds vectors of length {info.dim}, not {self.dim}")
+        if verify and path.exists() and checksum(path) != info.sha256:
+            raise damaged(info.name, "is damaged: its checksum differs from the recorded one")
+        data = map_segment(path, self.dim, info.count)
+        if info.recipe == "flat":
+            return Segment(info, data)
+        import faiss
+
+        path = self._fetched(_index_name(info.name))
+        if not path.exists():
+            raise damaged(path.name, "is missing")
+        if verify and checksum(path) != info.index_sha256:
+            raise damaged(path.name, "is damaged: its checksum differs from the recorded one")
+        return Segment(info, data, faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
+
+    def _fetched(self, name: str) -> Path:
+        """The local path of a file of this collection, brought here if it is remote."""
+        path = self._folder / name
+        if self._remote and not path.exists() and self._fs.exists(f"{self._root}/{name}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f"{name}.{new_id('get_')}.tmp")
+            self._fs.get_file(f"{self._root}/{name}", str(draft))
+            draft.replace(path)
+        return path
+
+    def _upload(self, name: str) -> None:
+        if self._remote:  # object stores show whole objects only
+            self._fs.makedirs(self._root, exist_ok=True)
+            self._fs.put_file(str(self._folder / name), f"{self._root}/{name}")
+
+    def _checked(self, numbers: Ids, vectors: Vectors) -> tuple[Ids, Vectors]:
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        numbers = np.ascontiguousarray(numbers, dtype=np.int64)
+        if vectors.shape != (len(numbers), self.dim) or numbers.ndim != 1:
+            raise ValueError(
+                f"need numbers of shape (n,) and vectors of shape (n, {self.dim}), "
+                f"got {numbers.shape} and {vectors.shape}"
+            )
+        if not np.isfinite(vectors).all():
+            raise ValueError("vectors hold a value that is not finite")
+        if len(numbers) and numbers.min() < 0:
+            raise ValueError("numbers must be at least 0")
+        if len(np.unique(numbers)) != len(numbers):
+            raise ValueError("numbers must not repeat")
+        return numbers, vectors
 
 
-def _damaged(segment: SegmentInfo, what: str) -> Unavailable:
-    return Unavailable(
-        f"Vector segment '{segment.name}' {what}. Restore it from a backup, or index the "
-        "collection's files again.",
-        code="segment_damaged",
-    )
+def _fitting(segments: list[Segment]) -> list[Segment]:
+    """The first of ``segments`` that make one of at most ``MOST_VECTORS``."""
+    taken: list[Segment] = []
+    total = 0
+    for segment in segments:
+        if taken and total + segment.live > MOST_VECTORS:
+            break
+        taken.append(segment)
+        total += segment.live
+    return taken
 
 
-def _selector(allowed: Ids) -> Any:
-    import faiss
+def _index_name(segment: str) -> str:
+    return segment.removesuffix(_VECTORS) + _INDEX
 
-    ids: NDArray[np.int64] = np.unique(np.ascontiguousarray(allowed, dtype=np.int64))
-    ids = ids[ids >= 0]
-    largest = int(ids[-1]) if len(ids) else 0
-    if len(ids) > 64 and largest < min(_BITMAP_MAX_ID, 64 * 8 * len(ids)):
-        bits = np.zeros(largest // 8 + 1, dtype=np.uint8)
-        np.bitwise_or.at(bits, ids // 8, (1 << (ids % 8)).astype(np.uint8))
-        return faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg,arg-type]
-    return faiss.IDSelectorBatch(ids)
+
+def _made_at(segment: str) -> float:
+    """When a segment was written, Unix seconds: its name is a UUIDv7."""
+    try:
+        return int(segment.removeprefix("seg_")[:12], 16) / 1e3
+    except ValueError:
+        return 0.0

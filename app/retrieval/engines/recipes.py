@@ -1,0 +1,149 @@
+"""Chooses, builds and tunes the index of one segment by its size and recall target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from app.errors import BadRequest
+from app.retrieval.engines.base import Ids, Vectors
+
+Recipe = Literal["flat", "hnsw", "ivf_sq8", "ivf_pq", "ivf_rabitq"]
+RECIPES: tuple[str, ...] = get_args(Recipe)
+
+FLAT_MOST = 20_000  # vectors; an exact scan of so many takes 2 to 4 ms on one core
+CANDIDATES = 10  # times k are taken from the index and compared with the full vectors
+LEAST_CANDIDATES = 100
+HELD_OUT = 200  # vectors that serve as queries when the effort is tuned
+TUNED_K = 10  # recall@10 is what targets speak of
+_TRAIN_PER_LIST = 64
+_SEED = 20_260_107
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """The least effort that reached the target on held-out queries, and what it reached."""
+
+    effort: int
+    recall: float
+
+
+def plan(count: int, wanted: str = "auto") -> str:
+    """Return the recipe for a segment of ``count`` vectors.
+
+    Up to 20,000 an exact scan is as fast as any index. Beyond, inverted lists of 4-bit product
+    codes (Jégou, Douze, Schmid 2011; fast scan: André, Kermarrec, Le Scouarnec 2015), refined
+    with the full vectors from disk, need the least memory at the same recall; see docs/scale.md.
+
+    Raises:
+        BadRequest: ``wanted`` is no recipe.
+    """
+    if wanted != "auto" and wanted not in RECIPES:
+        raise BadRequest(f"'{wanted}' is no index recipe. Use auto or one of {', '.join(RECIPES)}.")
+    if count <= FLAT_MOST or wanted == "flat":
+        return "flat"
+    return "ivf_pq" if wanted == "auto" else wanted
+
+
+def lists_for(count: int) -> int:
+    """The number of inverted lists: near 2 times the root of the count, a power of two."""
+    return int(2 ** np.clip(round(np.log2(2 * np.sqrt(count))), 4, 16))
+
+
+def _factory(recipe: str, dim: int, lists: int) -> str:
+    if recipe == "hnsw":
+        return "HNSW32,SQ8"
+    if recipe == "ivf_sq8":
+        return f"IVF{lists},SQ8"
+    if recipe == "ivf_rabitq":
+        return f"IVF{lists},RaBitQfs"
+    parts = next(m for m in range(max(1, dim // 4), 0, -1) if dim % m == 0)
+    return f"IVF{lists},PQ{parts}x4fs"
+
+
+def build(recipe: str, vectors: Vectors, step: int = 65_536) -> Any:
+    """Train and fill a FAISS index whose ids are the rows of ``vectors``.
+
+    Args:
+        vectors: float32 array of shape (n, dim), may be mapped from a file.
+    """
+    import faiss
+
+    count, dim = vectors.shape
+    lists = lists_for(count)
+    index = faiss.index_factory(dim, _factory(recipe, dim, lists), faiss.METRIC_INNER_PRODUCT)
+    rng = np.random.default_rng(_SEED)
+    rows = rng.permutation(count)[: max(_TRAIN_PER_LIST * lists, 10_000)]
+    index.train(np.ascontiguousarray(vectors[np.sort(rows)]))
+    for start in range(0, count, step):
+        index.add(np.ascontiguousarray(vectors[start : start + step]))
+    return index
+
+
+def parameters(recipe: str, effort: int, selector: Any = None) -> Any:
+    """FAISS's search parameters for an effort: lists visited, or nodes of a graph."""
+    import faiss
+
+    made: Any
+    if recipe == "hnsw":
+        made = faiss.SearchParametersHNSW()  # type: ignore[attr-defined]
+        made.efSearch = effort
+    else:
+        made = faiss.SearchParametersIVF()
+        made.nprobe = effort
+    if selector is not None:
+        made.sel = selector
+    return made
+
+
+def refine(vectors: Vectors, query: Vectors, rows: Ids, k: int) -> tuple[Ids, Vectors]:
+    """The ``k`` best of ``rows`` by the full vectors, best first, with their inner products."""
+    rows = np.sort(rows)  # in the order of the file
+    scores = vectors[rows] @ query
+    best = np.argsort(-scores, kind="stable")[:k]
+    return rows[best], scores[best]
+
+
+def candidates(k: int) -> int:
+    """How many rows are taken from an index for ``k`` results."""
+    return max(CANDIDATES * k, LEAST_CANDIDATES)
+
+
+def tune(
+    recipe: str, index: Any, vectors: Vectors, target: float, queries: Vectors | None = None
+) -> Tuning:
+    """Find the least effort whose recall@10 reaches ``target``.
+
+    The queries are vectors of the segment itself, moved a little, with themselves left out of
+    what is to be found: harder than it sounds, since a true query lies nearer to its passage.
+
+    Args:
+        queries: float32 array of shape (m, dim) to use instead.
+    """
+    import faiss
+
+    count, dim = vectors.shape
+    rng = np.random.default_rng(_SEED + 1)
+    own = np.full(HELD_OUT, -1)
+    if queries is None:
+        own = rng.choice(count, min(HELD_OUT, count), replace=False)
+        noise = rng.standard_normal((len(own), dim)).astype(np.float32) * (0.2 / np.sqrt(dim))
+        queries = vectors[own] + noise
+        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    wanted = min(TUNED_K + 1, count)
+    _, exact = faiss.knn(queries, vectors, wanted, faiss.METRIC_INNER_PRODUCT)
+    truth = [set(row[row != own_row][:TUNED_K]) for row, own_row in zip(exact, own, strict=False)]
+    most = count if recipe == "hnsw" else index.nlist
+    effort, reached = 16 if recipe == "hnsw" else 1, 0.0
+    while True:
+        _, found = index.search(queries, candidates(TUNED_K) + 1, params=parameters(recipe, effort))
+        right = 0
+        for query, rows, near, own_row in zip(queries, found, truth, own, strict=False):
+            rows = rows[(rows >= 0) & (rows != own_row)]
+            right += len(near & set(refine(vectors, query, rows, TUNED_K)[0]))
+        reached = right / max(1, sum(len(near) for near in truth))
+        if reached >= target or effort >= min(most, 4096):
+            return Tuning(effort, round(reached, 4))
+        effort = min(most, effort * 2)

@@ -1,0 +1,152 @@
+"""The file of one immutable segment: the vectors of some files of a collection, checksummed."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import orjson
+
+from app.errors import Unavailable
+from app.retrieval.engines.base import Ids, Vectors
+
+# Little-endian: header, numbers (int64), JSON of [file id, rows] in row order, padding, vectors
+# (float32). The vectors come last and aligned, so they are searched where they lie in the file.
+_HEADER = struct.Struct("<8sIIQQ")  # magic, dim, bytes of the JSON, count, where the vectors begin
+_MAGIC = b"OSTSEG02"
+_ALIGN = 4096
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentData:
+    """What a segment file holds; rows of one file are neighbours.
+
+    Attributes:
+        numbers: int64 array of shape (n,).
+        vectors: float32 array of shape (n, dim), mapped from the file.
+        files: the file ids, in the order of their rows.
+        starts: int64 array of shape (len(files) + 1,): where each file's rows begin, and n.
+    """
+
+    numbers: Ids
+    vectors: Vectors
+    files: tuple[str, ...]
+    starts: Ids
+
+
+def starts_of(counts: Sequence[int]) -> Ids:
+    """Where each file's rows begin, and their number, from the rows of each file."""
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
+
+
+def write_segment(
+    path: Path,
+    dim: int,
+    files: Sequence[tuple[str, int]],
+    parts: Iterable[tuple[Ids, Vectors]],
+    numbers: Ids,
+) -> tuple[str, int]:
+    """Write a segment durably: complete and synced under its name, or not there.
+
+    Args:
+        files: (file id, rows), in the order of the rows.
+        parts: numbers and vectors in row order, in pieces that fit memory.
+        numbers: int64 array of shape (n,), all of them.
+
+    Returns:
+        The SHA-256 and the size in bytes.
+    """
+    listed = orjson.dumps([[file_id, rows] for file_id, rows in files])
+    count = len(numbers)
+    begin = -(-(_HEADER.size + 8 * count + len(listed)) // _ALIGN) * _ALIGN
+    head = _HEADER.pack(_MAGIC, dim, len(listed), count, begin)
+    head += numbers.astype("<i8").tobytes() + listed
+    digest = hashlib.sha256()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(path.suffix + ".tmp")
+    size = 0
+    with draft.open("wb") as file:
+        for piece in _pieces(head.ljust(begin, b"\0"), parts):
+            digest.update(piece)
+            file.write(piece)
+            size += len(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    if size != begin + 4 * dim * count:
+        draft.unlink()
+        raise ValueError(f"{count} numbers came with vectors of {size - begin} bytes")
+    settle(draft, path)
+    return digest.hexdigest(), size
+
+
+def _pieces(head: bytes, parts: Iterable[tuple[Ids, Vectors]]) -> Iterator[bytes | memoryview]:
+    yield head
+    for _, vectors in parts:
+        if not len(vectors):
+            continue
+        yield np.ascontiguousarray(vectors, dtype="<f4").data.cast("B")
+
+
+def settle(draft: Path, path: Path) -> None:
+    """Give a synced draft its name; the name survives a power cut."""
+    draft.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file, without holding it in memory."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def map_segment(path: Path, dim: int, count: int) -> SegmentData:
+    """Map a segment file; only its head is read.
+
+    Raises:
+        Unavailable: it is missing, cut short or not the segment that the manifest names.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEADER.size)
+            if len(head) < _HEADER.size:
+                raise damaged(path.name, "is cut short")
+            magic, found_dim, listed_bytes, found, begin = _HEADER.unpack(head)
+            if magic != _MAGIC or (found_dim, found) != (dim, count):
+                raise damaged(path.name, f"holds {found} vectors of length {found_dim}")
+            numbers = np.frombuffer(file.read(8 * found), "<i8").astype(np.int64)
+            listed = orjson.loads(file.read(listed_bytes))
+            size = os.fstat(file.fileno()).st_size
+            if len(numbers) != found or size != begin + 4 * dim * found:
+                raise damaged(path.name, "is cut short")
+            if found:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                flat = np.frombuffer(mapped, "<f4", found * dim, begin)
+            else:
+                flat = np.empty(0, np.float32)
+    except FileNotFoundError as error:
+        raise damaged(path.name, "is missing") from error
+    starts = starts_of([rows for _, rows in listed])
+    return SegmentData(numbers, flat.reshape(found, dim), tuple(f for f, _ in listed), starts)
+
+
+def damaged(name: str, what: str) -> Unavailable:
+    """The error of a segment that cannot be used."""
+    return Unavailable(
+        f"Vector segment '{name}' {what}. Restore it from a backup, or index the "
+        "collection's files again.",
+        code="segment_damaged",
+    )

@@ -1,0 +1,166 @@
+"""One search: find by vectors and by words, fuse, and read what SQL says is live."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+
+from app.errors import BadRequest
+from app.gateway.call import Call
+from app.pools import Pool
+from app.retrieval.collections import VectorStores, passage_of
+from app.retrieval.diversity import diversify, drop_near_duplicates, word_likeness
+from app.retrieval.filters import compile_filter
+from app.retrieval.fusion import reciprocal_rank, weighted_sum
+from app.retrieval.index import StoreIndex
+from app.retrieval.types import DEFAULT_RANKING, AttributeValue, Hit, Ranking
+from app.store.db import Database
+from app.store.models import passages
+
+# bge-small cosines of unrelated texts lie near 0.4, of paraphrases near 0.9
+COSINE_LOW, COSINE_HIGH = 0.4, 0.9
+WIDE = 4  # times k are fused, 50 at least
+LEAST_WIDE = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A passage number with its fused score and what each side gave."""
+
+    number: int
+    score: float
+    dense: float | None
+    lexical: float | None
+
+
+def find(
+    index: StoreIndex,
+    query: str,
+    vector: NDArray[np.float32] | None,
+    k: int,
+    files: Collection[str] | None = None,
+    ranking: Ranking = DEFAULT_RANKING,
+) -> list[Found]:
+    """Return the best passages of one store by fused vectors and words; blocking.
+
+    The fused ranking is scaled by how near the best vector is, so that a query which nothing
+    resembles gets low scores throughout.
+
+    Args:
+        vector: float32 array of shape (dim,), unit norm; None to search by words alone.
+        files: search these files only; all where None.
+    """
+    wide = max(WIDE * k, LEAST_WIDE)
+    dense: dict[int, float] = {}
+    if vector is not None and ranking.dense > 0:
+        numbers, cosines = index.engine.search(vector, wide, files)
+        dense = dict(zip(numbers.tolist(), cosines.tolist(), strict=True))
+        if ranking.operators:
+            kept = index.words.permitted(query, list(dense))
+            dense = {n: c for n, c in dense.items() if n in kept}
+    lexical: dict[int, float] = {}
+    if ranking.lexical > 0:
+        inside = None if files is None else set(files)
+        lexical = dict(index.words.search(query, wide, inside, operators=ranking.operators))
+    if not dense and not lexical:
+        return []
+    weights = [ranking.dense if dense else 0.0, ranking.lexical if lexical else 0.0]
+    if ranking.fusion == "rrf":
+        by_rank = [sorted(side, key=lambda n: -side[n]) for side in (dense, lexical)]
+        fused = reciprocal_rank(by_rank, weights)
+    else:
+        fused = weighted_sum([list(dense.items()), list(lexical.items())], weights)
+    strength = 1.0
+    if vector is not None and ranking.dense > 0:
+        nearest = max(dense.values(), default=COSINE_LOW)
+        strength = min(1.0, max(0.0, (nearest - COSINE_LOW) / (COSINE_HIGH - COSINE_LOW)))
+    return [Found(n, score * strength, dense.get(n), lexical.get(n)) for n, score in fused[:wide]]
+
+
+class Searches:
+    """Searches the vector stores of one gateway."""
+
+    def __init__(self, db: Database, stores: VectorStores, pool: Pool) -> None:
+        self._db, self._stores, self._pool = db, stores, pool
+
+    async def hits(
+        self,
+        call: Call,
+        store_ids: Sequence[str],
+        query: str,
+        k: int,
+        filters: dict[str, Any] | None = None,
+        ranking: Ranking = DEFAULT_RANKING,
+    ) -> list[Hit]:
+        """Search stores of the caller's tenant; best first over all of them.
+
+        Raises:
+            NotFound: a store does not exist or is another tenant's.
+            Conflict: a store has expired.
+            BadRequest: the filter is malformed, or there is no query.
+        """
+        if not query.strip():
+            raise BadRequest("The query is empty. Send some words.", param="query")
+        accepts = compile_filter(filters) if filters else None
+        stores = [
+            await self._stores.searchable(call.tenant_id, store_id)
+            for store_id in dict.fromkeys(store_ids)
+        ]
+        vector = None
+        if ranking.dense > 0:
+            call.usage.embedding_tokens += self._stores.embedder.count_tokens(query)
+            vector = await self._stores.embed_query(query)
+        found: list[tuple[Found, StoreIndex]] = []
+        for store in stores:
+            async with self._stores.using(store, store.version) as index:
+                call.versions[f"index:{store.id}"] = str(index.version)
+                # a list of this moment: the thread must not walk what the loop changes
+                labelled = list(index.attributes.items()) if accepts is not None else []
+
+                def work(
+                    index: StoreIndex = index,
+                    labelled: list[tuple[str, dict[str, AttributeValue]]] = labelled,
+                ) -> list[Found]:
+                    files = None
+                    if accepts is not None:
+                        files = {file_id for file_id, labels in labelled if accepts(labels)}
+                    return find(index, query, vector, k, files, ranking)
+
+                got = await self._pool.run(work)
+            found += [(f, index) for f in got]
+            await self._stores.touch(store)
+        found.sort(key=lambda pair: -pair[0].score)
+        chosen_among = ranking.rerank or not ranking.near_duplicates or ranking.diversity > 0
+        first = k + LEAST_WIDE if chosen_among else k
+        hits = await self._read(found[:first])
+        if len(hits) < min(first, len(found)):  # some were removed a moment ago
+            hits += await self._read(found[first : first + LEAST_WIDE])
+        if not ranking.near_duplicates:
+            kept = drop_near_duplicates([h.passage.text for h in hits]).kept
+            hits = [hits[place] for place in kept]
+        if ranking.diversity > 0:
+            likeness = word_likeness([h.passage.text for h in hits])
+            scores = [h.score for h in hits]
+            order = diversify(scores, likeness, k, 1 - ranking.diversity)
+            hits = [hits[place] for place in order]
+        hits = hits[:k]
+        call.features["retrieval_score"] = hits[0].score if hits else 0.0
+        call.lineage["stores"] = [store.id for store in stores]
+        return hits
+
+    async def _read(self, found: list[tuple[Found, StoreIndex]]) -> list[Hit]:
+        """Read the texts; what SQL no longer has is not returned."""
+        query = select(passages).where(passages.c.number.in_([f.number for f, _ in found]))
+        async with self._db.read() as connection:
+            rows = {r["number"]: r for r in (await connection.execute(query)).mappings()}
+        return [
+            Hit(passage_of(row, index), item.score, item.dense, item.lexical)
+            for item, index in found
+            if (row := rows.get(item.number)) is not None
+            and row["vector_store_id"] == index.store_id
+        ]
