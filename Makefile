@@ -16,7 +16,8 @@ help: ## Show this help
 	touch $@
 
 .venv/.installed-dev: .venv/.installed
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[retrieval,guardrails,dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt \
+		-e '.[retrieval,guardrails,milvus,ocr,pipelines,delta,ray,s3,dev]'
 	touch $@
 
 install: .venv/.installed ## Install the gateway and the embedded model server
@@ -30,6 +31,7 @@ down: ## Stop what `make up` started
 
 test-deps:
 	@sh deploy/install_test_tools.sh
+	@PYTHON='$(PYTHON)' sh deploy/install_milvus.sh
 
 test: install .venv/.installed-dev test-deps ## Run the tests (real servers, real models)
 	$(BIN)/python -m pytest -m "not slow" tests
@@ -56,4 +58,4 @@ lock: ## Write constraints.txt from what is installed (after changing dependenci
 
 clean: ## Stop the gateway; remove environments and data
 	-@$(BIN)/ostiary down
-	rm -rf .venv .vllm ostiary-data build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .vllm .milvus ostiary-data build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

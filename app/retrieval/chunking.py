@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.errors import BadRequest
 from app.retrieval.parsers.block import SECTION_SEPARATOR, Block
@@ -12,6 +12,8 @@ from app.retrieval.parsers.block import SECTION_SEPARATOR, Block
 _SENTENCE_END = re.compile(r"(?<=[.!?。])\s+")
 # A section below this part of a passage is too small to answer anything alone.
 _TINY_PART = 8
+# What is repeated above each part of a table or list may take this part of a passage.
+_REPEATED_PART = 3
 # Tokenizers count an endless word (a hex dump) as one unknown token; this bounds its length.
 _MOST_CHARACTERS_A_TOKEN = 20
 
@@ -34,10 +36,11 @@ def chunk(
 ) -> list[Chunk]:
     """Cut ``blocks`` into chunks of at most ``max_tokens``, as ``count`` measures them.
 
-    A chunk stays within one section, except that tiny neighbouring sections are joined; code
-    and tables stay whole when they fit. Prose that continues in the next chunk of its section
-    repeats up to ``overlap_tokens`` of its end there. Only a single character that counts for
-    more than ``max_tokens`` can exceed the bound.
+    A chunk stays within one section, except that tiny neighbouring sections are joined; code,
+    tables and lists stay whole when they fit, and with the line that leads into them. A table
+    that must be cut repeats its header, a list its lead line. Prose that continues in the next
+    chunk of its section repeats up to ``overlap_tokens`` of its end there. Only a single
+    character that counts for more than ``max_tokens`` can exceed the bound.
 
     Raises:
         BadRequest: the sizes make no sense together.
@@ -58,9 +61,34 @@ def chunk(
         return max(count(text), len(text) // _MOST_CHARACTERS_A_TOKEN)
 
     made: list[Chunk] = []
-    for section in _sections(blocks, max_tokens, measure):
+    for section in _sections(_led(blocks, max_tokens, measure), max_tokens, measure):
         for text, page, label in _pack(section, max_tokens, overlap_tokens, measure):
             made.append(Chunk(text, page, label, len(made)))
+    return made
+
+
+def _led(blocks: list[Block], max_tokens: int, count: Callable[[str], int]) -> list[Block]:
+    """Join a line that ends in a colon with the list, table or code that it leads into."""
+    made: list[Block] = []
+    for block in blocks:
+        lead = made[-1] if made else None
+        if (
+            lead is not None
+            and lead.kind == "text"
+            and lead.text.endswith((":", "："))
+            and block.kind in ("list", "table", "code")
+            and lead.section == block.section
+            and count(lead.text) <= max_tokens // _REPEATED_PART
+        ):
+            line = " ".join(lead.text.split())
+            code = block.kind == "code"
+            text = f"{line}\n\n{block.text}" if code else f"{line}\n{block.text}"
+            # Beside its lead, code or a table that fits alone must not become too large.
+            if block.kind == "list" or count(text) <= max_tokens or count(block.text) > max_tokens:
+                header = 0 if code else block.header + 1
+                made[-1] = replace(block, text=text, page=lead.page, header=header)
+                continue
+        made.append(block)
     return made
 
 
@@ -173,11 +201,18 @@ def _pieces(block: Block, max_tokens: int, count: Callable[[str], int]) -> Itera
     if count(block.text) <= max_tokens:
         yield block.text
         return
-    lined = block.kind in ("code", "table")
-    if lined:
-        yield from _join(block.text.split("\n"), "\n", max_tokens, count)
-    else:
+    if block.kind in ("heading", "text"):
         yield from _join(_SENTENCE_END.split(block.text), " ", max_tokens, count)
+        return
+    lines = block.text.split("\n")
+    head = "\n".join(lines[: block.header])
+    if not head or len(lines) == block.header or count(head) > max_tokens // _REPEATED_PART:
+        yield from _join(lines, "\n", max_tokens, count)
+        return
+    for part in _join(
+        lines[block.header :], "\n", max_tokens, lambda text: count(f"{head}\n{text}")
+    ):
+        yield f"{head}\n{part}"
 
 
 def _join(

@@ -19,7 +19,18 @@ BLOCKS = st.lists(
         text=LINES,
         page=st.none() | st.integers(1, 9),
         section=st.sampled_from([None, "A", "A > B", "A > B > C", "A > D", "E"]),
-        kind=st.sampled_from(["text", "code", "table", "heading"]),
+        kind=st.sampled_from(["text", "code", "table", "list", "heading"]),
+    ),
+    max_size=12,
+)
+HEADED = st.lists(
+    st.builds(
+        Block,
+        text=LINES | TEXTS.map(lambda text: f"{text}:"),
+        page=st.none(),
+        section=st.sampled_from([None, "A"]),
+        kind=st.sampled_from(["text", "code", "table", "list"]),
+        header=st.integers(0, 2),
     ),
     max_size=12,
 )
@@ -53,6 +64,16 @@ def test_overlap_keeps_bounds_and_loses_no_character(blocks, size, count) -> Non
     assert all(count(piece.text) <= size for piece in made)
     rest = iter(squeezed([piece.text for piece in made]))
     assert all(letter in rest for letter in squeezed([block.text for block in blocks]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(HEADED, st.integers(1, 80), st.sampled_from([words, characters]))
+def test_repeated_headers_keep_bounds_and_lose_no_character(blocks, size, count) -> None:
+    made = chunk(blocks, size, 0, count)
+    assert all(count(piece.text) <= size for piece in made)
+    rest = iter(squeezed([piece.text for piece in made]))
+    assert all(letter in rest for letter in squeezed([block.text for block in blocks]))
+    assert made == chunk(blocks, size, 0, count)
 
 
 def prose(n: int, section: str | None = "A", page: int | None = None, mark: str = "w") -> Block:
@@ -98,6 +119,45 @@ def test_code_that_does_not_fit_is_cut_between_lines() -> None:
     code = Block("\n".join(f"call {i}" for i in range(40)), None, "A", "code")
     made = chunk([code], 50, 0, words)
     assert all(line.startswith("call ") for piece in made for line in piece.text.split("\n"))
+
+
+def test_a_table_that_must_be_cut_repeats_its_header() -> None:
+    rows = "\n".join(f"row{i} | a | b" for i in range(30))
+    grid = Block(f"name | x | y\n{rows}", None, "A", "table", 1)
+    made = chunk([prose(20), grid], 40, 10, words)
+    tables = [piece.text for piece in made if "row" in piece.text]
+    assert len(tables) > 1
+    assert all(text.startswith("name | x | y\nrow") for text in tables)
+    assert "\n".join(text.split("\n", 1)[1] for text in tables) == rows
+
+
+def test_a_header_that_would_fill_the_passage_is_not_repeated() -> None:
+    head = " | ".join(f"column{i}" for i in range(20))
+    grid = Block(head + "\n" + "\n".join(f"row{i} a b" for i in range(30)), None, "A", "table", 1)
+    made = chunk([grid], 45, 0, words)
+    assert sum("column0" in piece.text for piece in made) == 1
+
+
+def test_a_list_stays_with_the_line_that_leads_into_it() -> None:
+    lead = Block("Bring these things:", None, "A", "text")
+    items = Block("\n".join(f"- thing {i}" for i in range(10)), None, "A", "list")
+    made = chunk([prose(30), lead, items], 40, 0, words)
+    assert made[1].text == f"{lead.text}\n{items.text}"
+
+
+def test_a_long_list_repeats_the_line_that_leads_into_it() -> None:
+    lead = Block("Bring these things:", None, "A", "text")
+    items = Block("\n".join(f"- thing {i}" for i in range(40)), None, "A", "list")
+    made = chunk([lead, items], 40, 0, words)
+    assert len(made) > 2
+    assert all(piece.text.startswith("Bring these things:\n- thing") for piece in made)
+
+
+def test_code_that_fits_alone_is_not_cut_for_its_lead() -> None:
+    lead = Block("Run this:", None, "A", "text")
+    code = Block("\n".join(f"call {i}" for i in range(20)), None, "A", "code")
+    assert chunk([lead, code], 40, 0, words)[1].text == code.text
+    assert chunk([lead, code], 42, 0, words)[0].text == f"{lead.text}\n\n{code.text}"
 
 
 def test_prose_is_cut_between_sentences() -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from app.errors import Unprocessable
 
-Kind = Literal["heading", "text", "code", "table"]
+Kind = Literal["heading", "text", "code", "table", "list"]
 SECTION_SEPARATOR = " > "
 
 # Control characters and lone surrogates break SQL stores and tokenizers alike.
@@ -17,12 +17,17 @@ _UNSTORABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One paragraph, heading, code sample or table; ``section`` is a path like ``A > B``."""
+    """One paragraph, heading, code sample, table or list.
+
+    ``page`` counts from 1; ``section`` is a path like ``A > B``. The first ``header`` lines of
+    ``text`` name the columns of a table: they are repeated when it has to be cut.
+    """
 
     text: str
     page: int | None
     section: str | None
     kind: Kind
+    header: int = 0
 
 
 class DocumentError(Unprocessable):
@@ -48,6 +53,23 @@ class Outline:
     @property
     def path(self) -> str | None:
         return SECTION_SEPARATOR.join(title for _, title in self._titles) or None
+
+
+def table(rows: list[list[str]], page: int | None, section: str | None, header: int = 1) -> Block:
+    """Make a block of rows of cells, one line a row, the first ``header`` of them its head.
+
+    Rows and columns without any text are left out. ``text`` is empty when nothing is left.
+    """
+    rows = [[" ".join(cell.split()) for cell in row] for row in rows]
+    used = sorted({i for row in rows for i, cell in enumerate(row) if cell})
+    lines = [" | ".join(row[i] if i < len(row) else "" for i in used) for row in rows if any(row)]
+    header -= sum(not any(row) for row in rows[:header])
+    return Block("\n".join(lines), page, section, "table", min(header, max(0, len(lines) - 1)))
+
+
+def corrupt(filename: str, what: str, remedy: str) -> DocumentError:
+    """The refusal of a file that is not what its name says."""
+    return DocumentError("corrupt_file", f"'{filename}' is not a readable {what}. {remedy}")
 
 
 def clean(text: str) -> str:
