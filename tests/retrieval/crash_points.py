@@ -1,6 +1,6 @@
 """Dies at the n-th write point of a life of a vector store, and looks at what is left.
 
-    python -m tests.retrieval.crash_points FOLDER
+    python -m tests.retrieval.crash_points FOLDER [FIRST [EVERY]]
 
 Each life runs in a fork of its own, which ends with ``os._exit`` (nothing is flushed, closed or
 rolled back) just before or after the n-th write: a piece of a file, a sync, a rename, a deletion,
@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,15 +118,28 @@ class Life:
         async with self.db.write() as connection:
             await connection.execute(
                 insert(vector_stores).values(
-                    id=STORE, tenant_id="t", metadata={}, embedding_model="m", dim=DIM,
-                    chunking={}, version=0, created_at=0.0, last_active_at=0.0,
+                    id=STORE,
+                    tenant_id="t",
+                    metadata={},
+                    embedding_model="m",
+                    dim=DIM,
+                    chunking={},
+                    version=0,
+                    created_at=0.0,
+                    last_active_at=0.0,
                 )
             )
             for name in sorted({f for _, f in LIFE}):
                 await connection.execute(
                     insert(files).values(
-                        id=name, tenant_id="t", filename=f"{name}.md", purpose="assistants",
-                        bytes=1, sha256="", blob=name, created_at=0.0,
+                        id=name,
+                        tenant_id="t",
+                        filename=f"{name}.md",
+                        purpose="assistants",
+                        bytes=1,
+                        sha256="",
+                        blob=name,
+                        created_at=0.0,
                     )
                 )
 
@@ -137,8 +151,13 @@ class Life:
             if await connection.scalar(there) is None:
                 await connection.execute(
                     insert(vector_store_files).values(
-                        vector_store_id=STORE, file_id=file_id, status="in_progress",
-                        attributes={}, chunking={}, usage_bytes=0, job_id=job_id,
+                        vector_store_id=STORE,
+                        file_id=file_id,
+                        status="in_progress",
+                        attributes={},
+                        chunking={},
+                        usage_bytes=0,
+                        job_id=job_id,
                         created_at=time.time(),
                     )
                 )
@@ -220,31 +239,32 @@ def forked(work: Callable[[], Any]) -> int:
         os._exit(1)
 
 
-def main(folder: Path) -> int:
-    point = 0
+async def _die(folder: Path, point: int) -> None:
+    life = Life(folder)
+    Points(point).watch(life.db)
+    await life.live()
+
+
+def main(folder: Path, first: int = 1, every: int = 1) -> int:
+    point = first - every
     while True:
-        point += 1
+        point += every
         here = folder / str(point)
         here.mkdir()
-        if forked(lambda: Life(here).begin()):
+        life = Life(here)
+        if forked(life.begin):
             return 1
-
-        async def die() -> None:
-            life = Life(here)
-            Points(point).watch(life.db)
-            await life.live()
-
-        ended = forked(die)
+        ended = forked(partial(_die, here, point))
         if ended not in (0, DIED):
             return 1
         # looked at, lived to its end, looked at again
-        for work in (Life(here).check, Life(here).live, Life(here).check):
+        for work in (life.check, life.live, life.check):
             if forked(work):
                 return 1
         if not ended:  # the life has fewer points than this
-            print(json.dumps({"points": point - 1}), flush=True)
+            print(json.dumps({"looked_at": (point - first) // every}), flush=True)
             return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), *map(int, sys.argv[2:])))
