@@ -39,6 +39,8 @@ from app.retrieval.embedding import (
 from app.retrieval.engines.choice import Engines
 from app.retrieval.files import FileService
 from app.retrieval.ingestion import Ingestion
+from app.retrieval.parsers.apart import end_idle
+from app.retrieval.rerank import Reranker
 from app.retrieval.search import Searches
 from app.services import Services
 from app.settings import Settings
@@ -137,7 +139,12 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         settings.language,
     )
     stack.push_async_callback(stores.close)
-    searches = Searches(db, stores, query_pool)
+    stack.callback(end_idle)  # readers of documents
+    reranker = Reranker(scorer.score) if scorer is not None else None
+    if reranker is not None:
+        stack.callback(reranker.close)
+        metrics.watch_pool("rerank", lambda: reranker.queued)
+    searches = Searches(db, stores, query_pool, reranker)
     files = FileService(db, blobs, settings.max_file_bytes)
     ingestion = Ingestion(jobs, files, stores, work_pool, data / "scratch")
     ingestion.govern = corridor.govern

@@ -116,15 +116,13 @@ def word_likeness(texts: Sequence[str]) -> NDArray[np.float32]:
         float32 array of shape (n, n), symmetric, in 0..1; two texts without words are alike.
     """
     sets = [frozenset(words(text)) for text in texts]
-    column = {word: i for i, word in enumerate(sorted(frozenset().union(*sets)))}
-    present = np.zeros((len(sets), len(column)), dtype=np.float32)
-    for row, found in enumerate(sets):
-        present[row, [column[word] for word in found]] = 1.0
-    common = present @ present.T
-    sizes = present.sum(axis=1)
-    either = sizes[:, None] + sizes[None, :] - common
-    likeness: NDArray[np.float32] = np.where(either > 0, common / np.maximum(either, 1.0), 1.0)
-    return likeness.astype(np.float32)
+    likeness = np.ones((len(sets), len(sets)), dtype=np.float32)
+    for i, one in enumerate(sets):
+        for j, other in enumerate(sets[:i]):
+            common = len(one & other)
+            either = len(one) + len(other) - common
+            likeness[i, j] = likeness[j, i] = common / either if either else 1.0
+    return likeness
 
 
 def diversify(

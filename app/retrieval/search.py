@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select
 
-from app.errors import BadRequest
+from app.errors import BadRequest, Unavailable
 from app.gateway.call import Call
 from app.pools import Pool
 from app.retrieval.collections import VectorStores, passage_of
@@ -18,6 +18,7 @@ from app.retrieval.diversity import diversify, drop_near_duplicates, word_likene
 from app.retrieval.filters import compile_filter
 from app.retrieval.fusion import reciprocal_rank, weighted_sum
 from app.retrieval.index import StoreIndex
+from app.retrieval.rerank import Candidate, Reranker
 from app.retrieval.types import DEFAULT_RANKING, AttributeValue, Hit, Ranking
 from app.store.db import Database
 from app.store.models import passages
@@ -26,6 +27,7 @@ from app.store.models import passages
 COSINE_LOW, COSINE_HIGH = 0.4, 0.9
 WIDE = 4  # times k are fused, 50 at least
 LEAST_WIDE = 50
+RERANKED = 20  # best of the first stage that the cross-encoder reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,11 @@ def find(
 class Searches:
     """Searches the vector stores of one gateway."""
 
-    def __init__(self, db: Database, stores: VectorStores, pool: Pool) -> None:
+    def __init__(
+        self, db: Database, stores: VectorStores, pool: Pool, reranker: Reranker | None = None
+    ) -> None:
         self._db, self._stores, self._pool = db, stores, pool
+        self._reranker = reranker
 
     async def hits(
         self,
@@ -140,6 +145,8 @@ class Searches:
         hits = await self._read(found[:first])
         if len(hits) < min(first, len(found)):  # some were removed a moment ago
             hits += await self._read(found[first : first + LEAST_WIDE])
+        if ranking.rerank:
+            hits = await self._rerank(call, query, hits, ranking.rerank_budget_ms)
         if not ranking.near_duplicates:
             kept = drop_near_duplicates([h.passage.text for h in hits]).kept
             hits = [hits[place] for place in kept]
@@ -152,6 +159,21 @@ class Searches:
         call.features["retrieval_score"] = hits[0].score if hits else 0.0
         call.lineage["stores"] = [store.id for store in stores]
         return hits
+
+    async def _rerank(self, call: Call, query: str, hits: list[Hit], budget_ms: int) -> list[Hit]:
+        if self._reranker is None:
+            raise Unavailable("This gateway has no reranker.", code="reranker_missing")
+        judged = hits[:RERANKED]
+        candidates = [Candidate(h.passage.text, h.score) for h in judged]
+        done = await self._reranker.rerank(query, candidates, budget_ms)
+        call.lineage["reranked"] = done.scored
+        ordered = [
+            replace(judged[place], score=score)
+            for place, score in zip(done.order, done.scores, strict=True)
+        ]
+        # what was not judged stays below, in its order and with no higher score
+        lowest = ordered[-1].score if ordered else 1.0
+        return ordered + [replace(h, score=min(h.score, lowest)) for h in hits[RERANKED:]]
 
     async def _read(self, found: list[tuple[Found, StoreIndex]]) -> list[Hit]:
         """Read the texts; what SQL no longer has is not returned."""

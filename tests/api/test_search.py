@@ -89,6 +89,18 @@ def test_operators_hold_for_words_and_vectors(store: Store) -> None:
     assert "errors.md" not in without and "pumps.md" in without
 
 
+def test_the_cross_encoder_reorders_within_its_budget(store: Store) -> None:
+    query = "What does a worn gasket do?"
+    ranked = store.search(query, ranking_options={"ranker": "cross-encoder"})["data"]
+    assert ranked[0]["filename"] == "errors.md"
+    scores = [hit["score"] for hit in ranked]
+    assert scores == sorted(scores, reverse=True) and 0 <= scores[-1] <= scores[0] <= 1
+    hurried = store.names(
+        query, ranking_options={"ranker": "cross-encoder"}, ostiary={"rerank_budget_ms": 1}
+    )
+    assert sorted(hurried) == sorted(hit["filename"] for hit in ranked)
+
+
 def test_near_duplicates_are_dropped_when_asked(store: Store) -> None:
     query = "How often is the seal of a pump changed?"
     assert {"pumps.md", "pumps-copy.md"} <= set(store.names(query))
