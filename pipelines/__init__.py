@@ -1,0 +1,1 @@
+"""Bulk work beside the gateway, on one machine or a cluster."""
