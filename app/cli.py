@@ -16,8 +16,10 @@ import typer
 
 from app import __version__, up
 from app.client import ApiError, Client
+from app.errors import OstiaryError
 from app.samples.django_docs import SamplesUnavailable
 from app.settings import Settings
+from pipelines.embeddings.cli import pipeline
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +30,9 @@ keys = typer.Typer(no_args_is_help=True, help="API keys: create, list, rotate, r
 audit = typer.Typer(no_args_is_help=True, help="The audit log.")
 cli.add_typer(keys, name="keys")
 cli.add_typer(audit, name="audit")
+evaluate = typer.Typer(help="Measure the gateway on judged questions: its answers, its search.")
+cli.add_typer(evaluate, name="eval")
+cli.add_typer(pipeline, name="pipeline")
 
 
 def say(line: str) -> None:
@@ -47,7 +52,7 @@ def _client(settings: Settings) -> Client:
 def _run(work: Any) -> Any:
     try:
         return asyncio.run(work)
-    except (ApiError, up.StartError, SamplesUnavailable) as error:
+    except (ApiError, OstiaryError, up.StartError, SamplesUnavailable) as error:
         told = str(error)
     except aiohttp.ClientError:
         told = "The gateway does not answer; start it with `ostiary up`, or set OSTIARY_URL."
@@ -244,15 +249,60 @@ def verify_audit() -> None:
     say(f"{verdict.records} records of {verdict.tenants} tenants verified.")
 
 
-@cli.command("eval")
-def evaluate(
-    output: Annotated[Path | None, typer.Option(help="Write the report as JSON here.")] = None,
-) -> None:
+Output = Annotated[Path | None, typer.Option(help="Write the report as JSON here.")]
+
+
+@evaluate.callback(invoke_without_command=True)
+def evaluate_sample(context: typer.Context, output: Output = None) -> None:
+    """Measure the gateway on judged questions; without a command, its answers."""
+    if context.invoked_subcommand is None:
+        evaluate_answers(output)
+
+
+@evaluate.command("answers")
+def evaluate_answers(output: Output = None) -> None:
     """Ask the sample's evaluation questions and report retrieval, citations and refusals."""
     from app import evaluation
 
     settings = Settings()
     _run(evaluation.run_sample(settings, _client(settings), output, say))
+
+
+@evaluate.command("retrieval")
+def evaluate_retrieval(
+    store: Annotated[str, typer.Option(help="Id (vs_…) or name of the vector store.")],
+    judged: Annotated[
+        Path,
+        typer.Option(help="JSONL file, or BEIR, TREC or Cranfield folder; or django, cwe, …"),
+    ],
+    config: Annotated[
+        Path | None, typer.Option(help="TOML with options of the search body; else the defaults.")
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="TOML of a second search to compare with the first.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Report to write: .html or .json.")] = None,
+) -> None:
+    """Search for every judged question and report nDCG@10, recall, MRR, latency, differences."""
+    from app import search_evaluation
+
+    _run(
+        search_evaluation.run(_client(Settings()), store, judged, config, compare, out, say),
+    )
+
+
+@evaluate.command("documents")
+def evaluate_documents(
+    judged: Annotated[Path, typer.Argument(exists=True, help="BEIR or Cranfield folder.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write one text file a document.")],
+) -> None:
+    """Write the documents of a test collection as files, for `ostiary ingest`."""
+    from app import search_evaluation
+
+    async def work() -> None:
+        say(f"{await asyncio.to_thread(search_evaluation.unpack, judged, folder)} files written.")
+
+    _run(work())
 
 
 @cli.command()

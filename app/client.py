@@ -59,17 +59,23 @@ class Client:
             async with self._session.post("v1/files", data=form) as reply:
                 return str((await _body_of(reply))["id"])
 
-    async def ensure_store(self, name: str) -> tuple[str, bool]:
-        """Return the id of the vector store called ``name`` and whether it was made now."""
+    async def find_store(self, name: str) -> str | None:
+        """Return the id of the vector store called ``name``, None where there is none."""
         after: dict[str, str] = {}
         while True:
             page = await self.call("GET", "v1/vector_stores", limit="100", **after)
             for store in page["data"]:
                 if store["name"] == name and store["status"] != "expired":
-                    return str(store["id"]), False
+                    return str(store["id"])
             if not page["has_more"]:
-                break
+                return None
             after = {"after": page["last_id"]}
+
+    async def ensure_store(self, name: str) -> tuple[str, bool]:
+        """Return the id of the vector store called ``name`` and whether it was made now."""
+        found = await self.find_store(name)
+        if found is not None:
+            return found, False
         store = await self.call("POST", "v1/vector_stores", {"name": name})
         return str(store["id"]), True
 

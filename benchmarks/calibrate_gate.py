@@ -21,13 +21,13 @@ from app.gateway.call import Call, Principal
 from app.llm.gate import JUDGED, measure, shown
 from app.pools import Pool
 from app.retrieval.collections import VectorStores
-from app.retrieval.engines.choice import Engines
 from app.retrieval.embedding import (
     CrossEncoder,
     OnnxEmbedder,
     packaged_bge_dir,
     packaged_reranker_dir,
 )
+from app.retrieval.engines.choice import Engines
 from app.retrieval.search import Searches
 from app.retrieval.types import Hit
 from app.settings import Settings

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import gateway, rig, start
+from benchmarks import gateway, quality, rig, start
 
 
 def _of_gateway(goal: str, result: dict[str, Any], peers: dict[str, Any], runs: int) -> Any:
@@ -83,9 +83,36 @@ def starting(short: bool) -> dict[str, Any]:
     }
 
 
+def quality_of_search(short: bool) -> dict[str, Any]:
+    """G9: nDCG@10 of hybrid search with the reranker, against the better single ranker."""
+    result = quality.run(quality.SETS[:1] if short else quality.SETS)
+    rig.write_json("G9", result)
+    means = {
+        f"{name}: {ranker}": found[quality.MAIN]
+        for name, held in result["sets"].items()
+        for ranker, found in held["rankers"].items()
+    }
+    gains = result["gains"]
+    return {
+        "goal": "G9",
+        "value": [sum(gains) / len(gains) if gains else None, min(gains, default=None)],
+        "target": [quality.TARGET, 0.0],
+        "unit": [
+            "relative gain in nDCG@10 over the better single ranker, mean of sets",
+            "the least gain of a set",
+        ],
+        "holds": result["holds"],
+        "peers": means,
+        "runs": 1,
+        "machine": result["machine"],
+        "versions": result["versions"],
+    }
+
+
 GOALS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "G2": latency,
     "G3": streams,
+    "G9": quality_of_search,
     "G17": starting,
 }
 

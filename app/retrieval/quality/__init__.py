@@ -1,0 +1,1 @@
+"""How good search results are: judged questions, measures of rankings, and their differences."""
