@@ -188,6 +188,7 @@ def test_more_files_than_one_expression_holds_are_searched_in_turns(
 def test_the_tuned_effort_is_kept_with_the_collection(
     milvus_server: MilvusServer, monkeypatch: pytest.MonkeyPatch, index: str
 ) -> None:
+    monkeypatch.setattr(engine_module, "_SEAL_ROWS", 2000)
     made = {"token": milvus_server.token, "index": index}
     engine = MilvusEngine(milvus_server.url, f"kept_{index}", DIM, **made)  # type: ignore[arg-type]
     try:
@@ -244,5 +245,5 @@ def test_the_engine_comes_back_with_its_server_and_vectors(
         except Unavailable:
             return False
 
-    wait_for(found, 60, "the vectors")
+    wait_for(found, 120, "the vectors")
     assert engine.count == 3000
