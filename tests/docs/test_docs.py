@@ -20,7 +20,12 @@ PAGES = sorted(
         *(ROOT / "docs").rglob("*.md"),
     ]
 )
-OTHER_VARIABLES = {"OSTIARY_API_KEY", "OSTIARY_URL", "OSTIARY_BENCH_DATA"}
+OTHER_VARIABLES = {
+    "OSTIARY_API_KEY",
+    "OSTIARY_URL",
+    "OSTIARY_BENCH_DATA",
+    "OSTIARY_BENCH_CACHE",
+}
 OWN_ADDRESS = re.compile(r"http://127\.0\.0\.1:8700(/[^\s\"'`)]*)?")
 API_PATH = re.compile(r"`(?:(GET|POST|DELETE|PUT) )?(/v1/[^`\s?]*)[^`]*`")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
