@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 
 from app.ids import new_id
 from app.retrieval.engines import recipes
+from app.retrieval.engines.arrays import NOTHING, best_of, checked, checked_query
 from app.retrieval.engines.base import EngineState, Ids, SegmentInfo, Vectors
 from app.retrieval.engines.segment import Segment
 from app.retrieval.engines.segment_file import (
@@ -87,20 +88,11 @@ class FaissEngine:
         Raises:
             ValueError: the vector is not finite or not of length ``dim``.
         """
-        query = np.ascontiguousarray(vector, dtype=np.float32)
-        if query.shape != (self.dim,) or not np.isfinite(query).all():
-            raise ValueError(f"vector must be finite and of length {self.dim}")
+        query = checked_query(vector, self.dim)
         if k < 1 or (files is not None and not files):
-            return np.empty(0, np.int64), np.empty(0, np.float32)
+            return NOTHING
         parts = [s.search(query, k, files) for s in self._segments if s.live]
-        if not parts:
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        if len(parts) == 1:
-            return parts[0]
-        numbers = np.concatenate([n for n, _ in parts])
-        scores = np.concatenate([s for _, s in parts])
-        best = np.argsort(-scores, kind="stable")[:k]
-        return numbers[best], scores[best]
+        return parts[0] if len(parts) == 1 else best_of(parts, k)
 
     def state(self) -> EngineState:
         """See :class:`VectorEngine`; the recall is the mean over vectors, exact ones count as 1."""
@@ -121,8 +113,8 @@ class FaissEngine:
 
     def write(self, file_id: str, numbers: Ids, vectors: Vectors) -> SegmentInfo:
         """See :class:`VectorEngine`: one new segment, durable, not yet found."""
-        numbers, vectors = self._checked(numbers, vectors)
-        return self._write([(file_id, len(numbers))], [(numbers, vectors)], numbers)
+        numbers, vectors = checked(numbers, vectors, self.dim)
+        return self._write([(file_id, len(numbers))], numbers, [vectors])
 
     def write_many(
         self, files: Sequence[tuple[str, int]], numbers: Ids, vectors: Vectors
@@ -135,9 +127,8 @@ class FaissEngine:
         Raises:
             ValueError: as ``write``.
         """
-        numbers, vectors = self._checked(numbers, vectors)
-        info = self._write(files, [(numbers, vectors)], numbers)
-        return self._indexed(info)
+        numbers, vectors = checked(numbers, vectors, self.dim)
+        return self._indexed(self._write(files, numbers, [vectors]))
 
     def publish(self, info: SegmentInfo | None) -> None:
         """See :class:`VectorEngine`.
@@ -165,16 +156,23 @@ class FaissEngine:
         Raises:
             Unavailable: a segment is missing or damaged; what was searched stays.
         """
-        known = {s.info.name: s.data for s in self._segments}
-        with ThreadPoolExecutor(2) as pool:
-            opened = list(pool.map(lambda i: self._open(i, verify=i.name not in known), infos))
-        for place, segment in enumerate(opened):
+        known = {s.info.name: s for s in self._segments}
+
+        def open_one(info: SegmentInfo) -> Segment:
+            mapped = known.get(info.name)
+            if mapped is None:
+                segment = self._open(info, verify=True)
+            else:  # immutable, so what is mapped is what the manifest names
+                segment = Segment(info, mapped.data, mapped.index)
             for file_id, version in removed:
-                if version > segment.info.version:
+                if version > info.version:
                     segment = segment.without(file_id)
-            opened[place] = segment
+            return segment
+
+        with ThreadPoolExecutor(2) as pool:
+            opened = tuple(pool.map(open_one, infos))
         with self._changing:
-            self._segments = tuple(opened)
+            self._segments = opened
 
     # -- merging ------------------------------------------------------------------------
 
@@ -206,8 +204,8 @@ class FaissEngine:
             return None
         files = [(f, sum(b - a for _, a, b in found)) for f, found in rows.items()]
         numbers = np.concatenate([s.data.numbers[a:b] for s, a, b in ranges])
-        pieces = ((s.data.numbers[a:b], s.data.vectors[a:b]) for s, a, b in ranges)
-        return self._indexed(self._write(files, pieces, numbers))
+        pieces = (s.data.vectors[a:b] for s, a, b in ranges)
+        return self._indexed(self._write(files, numbers, pieces))
 
     def swap(self, old: Sequence[Segment], merged: SegmentInfo | None) -> None:
         """Search the merged segment in place of those it was made from.
@@ -262,13 +260,13 @@ class FaissEngine:
     def _write(
         self,
         files: Sequence[tuple[str, int]],
-        parts: Sequence[tuple[Ids, Vectors]] | Iterator[tuple[Ids, Vectors]],
         numbers: Ids,
+        vectors: Iterable[Vectors],
     ) -> SegmentInfo:
         if int(starts_of([rows for _, rows in files])[-1]) != len(numbers):
             raise ValueError("the rows of the files do not add up to the numbers")
         name = new_id("seg_") + _VECTORS
-        digest, size = write_segment(self._folder / name, self.dim, files, parts, numbers)
+        digest, size = write_segment(self._folder / name, self.dim, files, numbers, vectors)
         self._upload(name)
         return SegmentInfo(name, len(numbers), self.dim, digest, size)
 
@@ -332,22 +330,6 @@ class FaissEngine:
         if self._remote:  # object stores show whole objects only
             self._fs.makedirs(self._root, exist_ok=True)
             self._fs.put_file(str(self._folder / name), f"{self._root}/{name}")
-
-    def _checked(self, numbers: Ids, vectors: Vectors) -> tuple[Ids, Vectors]:
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        numbers = np.ascontiguousarray(numbers, dtype=np.int64)
-        if vectors.shape != (len(numbers), self.dim) or numbers.ndim != 1:
-            raise ValueError(
-                f"need numbers of shape (n,) and vectors of shape (n, {self.dim}), "
-                f"got {numbers.shape} and {vectors.shape}"
-            )
-        if not np.isfinite(vectors).all():
-            raise ValueError("vectors hold a value that is not finite")
-        if len(numbers) and numbers.min() < 0:
-            raise ValueError("numbers must be at least 0")
-        if len(np.unique(numbers)) != len(numbers):
-            raise ValueError("numbers must not repeat")
-        return numbers, vectors
 
 
 def _fitting(segments: list[Segment]) -> list[Segment]:

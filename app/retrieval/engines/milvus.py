@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from app.errors import OstiaryError, Unavailable
+from app.retrieval.engines.arrays import NOTHING, best_of, checked, checked_query
 from app.retrieval.engines.base import EngineState, Ids, Vectors
 from app.retrieval.engines.milvus_link import MilvusLink
 from app.retrieval.engines.milvus_schema import BUILD, FILE_ID_BYTES, open_collection
@@ -115,18 +116,13 @@ class MilvusEngine:
             ValueError: the vector is not finite or not of length ``dim``.
             Unavailable: Milvus cannot be reached or refuses.
         """
-        query = np.ascontiguousarray(vector, dtype=np.float32)
-        if query.shape != (self.dim,) or not np.isfinite(query).all():
-            raise ValueError(f"vector must be finite and of length {self.dim}")
+        query = checked_query(vector, self.dim)
         if k < 1 or (files is not None and not files):
-            return np.empty(0, np.int64), np.empty(0, np.float32)
+            return NOTHING
         k = min(k, _MOST_HITS)
         self._open()
         parts = [self._nearest([query], k, f, self._effort)[0] for f in _filters(files)]
-        numbers = np.concatenate([n for n, _ in parts]) if parts else np.empty(0, np.int64)
-        scores = np.concatenate([s for _, s in parts]) if parts else np.empty(0, np.float32)
-        best = np.argsort(-scores, kind="stable")[:k]
-        return numbers[best], scores[best]
+        return best_of(parts, k)
 
     def state(self) -> EngineState:
         """See :class:`VectorEngine`.
@@ -179,7 +175,7 @@ class MilvusEngine:
 
     def write(self, file_id: str, numbers: Ids, vectors: Vectors) -> None:
         """See :class:`VectorEngine`; a file id is printable and at most 512 bytes of UTF-8."""
-        numbers, vectors = self._checked(numbers, vectors)
+        numbers, vectors = checked(numbers, vectors, self.dim)
         if not _storable(file_id):
             raise ValueError("a file id must be printable and of 1 to 512 bytes")
         self._open()
@@ -406,22 +402,6 @@ class MilvusEngine:
         if kept:
             self._effort, self._recall = int(kept["effort"]), float(kept["recall"])
             self._sealed = self._measured_at = int(kept["rows"])
-
-    def _checked(self, numbers: Ids, vectors: Vectors) -> tuple[Ids, Vectors]:
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        numbers = np.ascontiguousarray(numbers, dtype=np.int64)
-        if numbers.ndim != 1 or vectors.shape != (len(numbers), self.dim):
-            raise ValueError(
-                f"need numbers of shape (n,) and vectors of shape (n, {self.dim}), "
-                f"got {numbers.shape} and {vectors.shape}"
-            )
-        if not np.isfinite(vectors).all():
-            raise ValueError("vectors hold a value that is not finite")
-        if len(numbers) and numbers.min() < 0:
-            raise ValueError("numbers must be at least 0")
-        if len(np.unique(numbers)) != len(numbers):
-            raise ValueError("numbers must not repeat")
-        return numbers, vectors
 
 
 def _storable(file_id: str) -> bool:

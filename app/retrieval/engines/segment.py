@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.retrieval.engines import recipes
+from app.retrieval.engines.arrays import NOTHING
 from app.retrieval.engines.base import Ids, SegmentInfo, Vectors
 from app.retrieval.engines.segment_file import SegmentData
 
 EXACT_MOST = 10_000  # rows that pass a filter and are compared one by one rather than selected
-_NOTHING = (np.empty(0, np.int64), np.empty(0, np.float32))
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,6 @@ class Segment:
     data: SegmentData
     index: Any = None
     dead: frozenset[int] = frozenset()
-    _place: dict[str, int] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        if not self._place:
-            self._place.update((f, i) for i, f in enumerate(self.data.files))
 
     @cached_property
     def live(self) -> int:
@@ -56,18 +51,18 @@ class Segment:
         if files is None:
             return self._alive
         wanted = np.zeros(len(self.data.files), bool)
-        if len(files) < len(self._place):
-            wanted[[p for f in files if (p := self._place.get(f)) is not None]] = True
+        if len(files) < len(self.data.files):
+            wanted[[p for f in files if (p := self.data.place.get(f)) is not None]] = True
         else:
             wanted[[i for i, f in enumerate(self.data.files) if f in files]] = True
         return wanted & self._alive
 
     def without(self, file_id: str) -> Segment:
         """This segment without one file; itself when the file is not in it."""
-        place = self._place.get(file_id)
+        place = self.data.place.get(file_id)
         if place is None or place in self.dead:
             return self
-        return replace(self, dead=self.dead | {place}, _place=self._place)
+        return replace(self, dead=self.dead | {place})
 
     def live_files(self) -> list[tuple[str, int, int]]:
         """(file id, first row, row behind the last) of the files that were not removed."""
@@ -97,7 +92,7 @@ class Segment:
 
     def _exact(self, query: Vectors, k: int, ranges: list[tuple[int, int]]) -> tuple[Ids, Vectors]:
         if not ranges:
-            return _NOTHING
+            return NOTHING
         scores = np.concatenate([self.data.vectors[a:b] @ query for a, b in ranges])
         best = _best(scores, k)
         rows = best

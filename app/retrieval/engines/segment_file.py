@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ _ALIGN = 4096
 _CHUNK = 1 << 22
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SegmentData:
     """What a segment file holds; rows of one file are neighbours.
 
@@ -40,6 +41,11 @@ class SegmentData:
     files: tuple[str, ...]
     starts: Ids
 
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """The place of each file in ``files``."""
+        return {file_id: place for place, file_id in enumerate(self.files)}
+
 
 def starts_of(counts: Sequence[int]) -> Ids:
     """Where each file's rows begin, and their number, from the rows of each file."""
@@ -50,15 +56,15 @@ def write_segment(
     path: Path,
     dim: int,
     files: Sequence[tuple[str, int]],
-    parts: Iterable[tuple[Ids, Vectors]],
     numbers: Ids,
+    vectors: Iterable[Vectors],
 ) -> tuple[str, int]:
     """Write a segment durably: complete and synced under its name, or not there.
 
     Args:
         files: (file id, rows), in the order of the rows.
-        parts: numbers and vectors in row order, in pieces that fit memory.
-        numbers: int64 array of shape (n,), all of them.
+        numbers: int64 array of shape (n,).
+        vectors: float32 arrays of shape (any, dim) in row order, in pieces that fit memory.
 
     Returns:
         The SHA-256 and the size in bytes.
@@ -73,7 +79,7 @@ def write_segment(
     draft = path.with_suffix(path.suffix + ".tmp")
     size = 0
     with draft.open("wb") as file:
-        for piece in _pieces(head.ljust(begin, b"\0"), parts):
+        for piece in _pieces(head.ljust(begin, b"\0"), vectors):
             digest.update(piece)
             file.write(piece)
             size += len(piece)
@@ -86,12 +92,11 @@ def write_segment(
     return digest.hexdigest(), size
 
 
-def _pieces(head: bytes, parts: Iterable[tuple[Ids, Vectors]]) -> Iterator[bytes | memoryview]:
+def _pieces(head: bytes, vectors: Iterable[Vectors]) -> Iterator[bytes | memoryview]:
     yield head
-    for _, vectors in parts:
-        if not len(vectors):
-            continue
-        yield np.ascontiguousarray(vectors, dtype="<f4").data.cast("B")
+    for some in vectors:
+        if len(some):
+            yield np.ascontiguousarray(some, dtype="<f4").data.cast("B")
 
 
 def settle(draft: Path, path: Path) -> None:
