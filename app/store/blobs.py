@@ -8,9 +8,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from app.ids import new_id
+from app.store.durable import sync
 
 CHUNK_BYTES = 1 << 20
 
@@ -48,7 +49,7 @@ class Blobs:
                 self._fs.rm(partial)
             raise
         if self._local:
-            _sync_folder(Path(path).parent)
+            sync(Path(path).parent)
         return stored
 
     def _write(self, path: str, source: IO[bytes]) -> Stored:
@@ -86,11 +87,3 @@ class Blobs:
         """Remove; a missing key is fine."""
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm(self._path(key))
-
-
-def _sync_folder(folder: Path) -> None:
-    handle: Any = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

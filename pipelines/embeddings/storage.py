@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from app.errors import BadRequest, MissingExtra, Unavailable
+from app.store.durable import settle, sync
 
 _TEMPORARY = ".tmp-"
 
@@ -107,10 +108,8 @@ class Folder:
         path = target.parent / f"{_TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}"
         try:
             yield path
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-            path.replace(target)
-            _sync_folder(target.parent)
+            sync(path)
+            settle(path, target)
         finally:
             path.unlink(missing_ok=True)
 
@@ -149,11 +148,3 @@ class Folder:
                     code="folder_in_use",
                 ) from error
             yield
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

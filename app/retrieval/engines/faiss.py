@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Collection, Iterable, Sequence
@@ -22,10 +21,10 @@ from app.retrieval.engines.segment_file import (
     checksum,
     damaged,
     map_segment,
-    settle,
     starts_of,
     write_segment,
 )
+from app.store.durable import settle, sync
 
 TIER = 8  # so many segments of one size are merged into one of the next
 MOST_VECTORS = 1 << 20  # of a merged segment; larger collections have several
@@ -283,10 +282,8 @@ class FaissEngine:
         path = self._folder / _index_name(info.name)
         draft = path.with_suffix(path.suffix + ".tmp")
         faiss.write_index(index, str(draft))
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-            size = os.fstat(file.fileno()).st_size
-        digest = checksum(draft)
+        sync(draft)
+        size, digest = draft.stat().st_size, checksum(draft)
         settle(draft, path)
         self._upload(path.name)
         return replace(

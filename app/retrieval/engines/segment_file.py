@@ -16,13 +16,13 @@ import orjson
 
 from app.errors import Unavailable
 from app.retrieval.engines.base import Ids, Vectors
+from app.store.durable import settle
 
 # Little-endian: header, numbers (int64), JSON of [file id, rows] in row order, padding, vectors
 # (float32). The vectors come last and aligned, so they are searched where they lie in the file.
 _HEADER = struct.Struct("<8sIIQQ")  # magic, dim, bytes of the JSON, count, where the vectors begin
 _MAGIC = b"OSTSEG02"
 _ALIGN = 4096
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -99,23 +99,10 @@ def _pieces(head: bytes, vectors: Iterable[Vectors]) -> Iterator[bytes | memoryv
             yield np.ascontiguousarray(some, dtype="<f4").data.cast("B")
 
 
-def settle(draft: Path, path: Path) -> None:
-    """Give a synced draft its name; the name survives a power cut."""
-    draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def checksum(path: Path) -> str:
     """The SHA-256 of a file, without holding it in memory."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(_CHUNK):
-            digest.update(piece)
-    return digest.hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def map_segment(path: Path, dim: int, count: int) -> SegmentData:
