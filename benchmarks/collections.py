@@ -23,6 +23,7 @@ from app.retrieval.embedding import CrossEncoder, OnnxEmbedder
 from app.retrieval.lexical import LexicalIndex
 from app.retrieval.parsing import parse
 from app.retrieval.quality.judged import JudgedQuery, load, load_documents
+from app.retrieval.types import embedded_text
 from app.samples import cwe_list, django_docs, postgresql_docs
 from benchmarks.rig import ROOT
 
@@ -46,7 +47,7 @@ class Piece:
     @property
     def embedded(self) -> str:
         """What the embedder reads: the passage under its section path, as in the product."""
-        return f"{self.section}\n{self.text}" if self.section else self.text
+        return embedded_text(self.section, self.text)
 
 
 @dataclass(frozen=True, slots=True)

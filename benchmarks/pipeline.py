@@ -21,10 +21,10 @@ from typing import Any
 import psutil
 
 from app.retrieval.parsing import parse
+from app.retrieval.types import embedded_text
 from app.samples import django_docs
 from benchmarks import rig
 from benchmarks.report import table
-from pipelines.embeddings.chunking import embedded_text
 from pipelines.embeddings.job import Columns, EmbedJob
 from pipelines.embeddings.load import manifest, read_shard
 from pipelines.embeddings.model import encoder

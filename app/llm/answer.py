@@ -11,7 +11,7 @@ from typing import Any
 from app.gateway.call import Call
 from app.guardrails.service import Guardrails
 from app.llm.citations import Citation, cite, exact
-from app.llm.gate import Grounds, Scorer, best_sentences, judge, relevance_of
+from app.llm.gate import Grounds, Scorer, best_sentences, judge, relevance_of, shown
 from app.llm.router import Router
 from app.llm.sentences import is_prose, terms
 from app.llm.upstream import delta_text
@@ -223,7 +223,7 @@ def _prompt(search: Search) -> list[dict[str, str]]:
     parts: list[str] = []
     left = PROMPT_CHARS
     for passage in search.grounds.passages:
-        text = f"{passage.section}\n{passage.text}" if passage.section else passage.text
+        text = shown(passage)
         if parts and len(text) > left:
             break
         parts.append(text[:left])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.llm.sentences import is_prose, names, spans, terms, windows
-from app.retrieval.types import Hit, Passage
+from app.retrieval.types import Hit, Passage, embedded_text
 
 JUDGED = 10  # passages scored by the cross-encoder
 KEPT = 4  # passages given to the model
@@ -137,4 +137,4 @@ def _titled(part: str, passage: Passage) -> str:
 
 def shown(passage: Passage) -> str:
     """A passage as the cross-encoder and the embedder read it: under its section's title."""
-    return f"{passage.section}\n{passage.text}" if passage.section else passage.text
+    return embedded_text(passage.section, passage.text)

@@ -23,6 +23,7 @@ from app.retrieval.collections import VectorStores
 from app.retrieval.files import FileService
 from app.retrieval.index import NewPassage
 from app.retrieval.parsing import DocumentError, parse
+from app.retrieval.types import embedded_text
 from app.store.jobs import FINAL, Job, Jobs
 
 log = logging.getLogger("ostiary.ingestion")
@@ -164,7 +165,7 @@ class Ingestion:
             new = [
                 _new_passage(store_id, job.id, c, embedder.count_tokens(c["text"])) for c in chunks
             ]
-            texts = [_embedded_text(p) for p in new]
+            texts = [embedded_text(p.section, p.text) for p in new]
             parts = [
                 await self._stores.embed_passages(texts[i : i + BATCH])
                 for i in range(0, len(texts), BATCH)
@@ -187,11 +188,6 @@ class Ingestion:
 
 def _work_key(job: Job) -> str:
     return f"work-{job.id}"
-
-
-def _embedded_text(passage: NewPassage) -> str:
-    """The passage with its heading path, which often holds the words a question uses."""
-    return f"{passage.section}\n{passage.text}" if passage.section else passage.text
 
 
 def _new_passage(store_id: str, job_id: str, piece: dict[str, Any], tokens: int) -> NewPassage:

@@ -11,6 +11,7 @@ from typing import Any
 from app.errors import OstiaryError, Unavailable
 from app.retrieval.chunking import chunk
 from app.retrieval.parsers.block import Block, clean
+from app.retrieval.types import embedded_text
 from pipelines.embeddings import keys
 from pipelines.embeddings.job import EmbedJob
 from pipelines.embeddings.layout import (
@@ -82,12 +83,6 @@ class ChunkTask:
             Chunked(unit.id, keys.count(folder, unit.keys), row_count(folder, unit.row_errors))
             for unit in self.units
         ]
-
-
-def embedded_text(section: str | None, text: str) -> str:
-    """Return what the model reads of a passage: its heading path, which holds words that a
-    question uses, and its text; as ingestion does it."""
-    return f"{section}\n{text}" if section else text
 
 
 class _Cutter:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import Unavailable
+from app.retrieval.types import embedded_text
 from pipelines.embeddings import keys
-from pipelines.embeddings.chunking import embedded_text
 from pipelines.embeddings.job import FORMAT, EmbedJob
 from pipelines.embeddings.layout import (
     Unit,
