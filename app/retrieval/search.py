@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from app.gateway.call import Call
 from app.pools import Pool
 from app.retrieval.collections import VectorStores, passage_of
 from app.retrieval.diversity import diversify, drop_near_duplicates, word_likeness
-from app.retrieval.filters import compile_filter
+from app.retrieval.filters import Predicate, compile_filter
 from app.retrieval.fusion import reciprocal_rank, weighted_sum
 from app.retrieval.index import StoreIndex
 from app.retrieval.rerank import Candidate, Reranker
@@ -45,7 +45,7 @@ def find(
     query: str,
     vector: NDArray[np.float32] | None,
     k: int,
-    files: Collection[str] | None = None,
+    files: set[str] | None = None,
     ranking: Ranking = DEFAULT_RANKING,
 ) -> list[Found]:
     """Return the best passages of one store by fused vectors and words; blocking.
@@ -67,8 +67,7 @@ def find(
             dense = {n: c for n, c in dense.items() if n in kept}
     lexical: dict[int, float] = {}
     if ranking.lexical > 0:
-        inside = None if files is None else set(files)
-        lexical = dict(index.words.search(query, wide, inside, operators=ranking.operators))
+        lexical = dict(index.words.search(query, wide, files, operators=ranking.operators))
     if not dense and not lexical:
         return []
     weights = [ranking.dense if dense else 0.0, ranking.lexical if lexical else 0.0]
@@ -82,6 +81,32 @@ def find(
         nearest = max(dense.values(), default=COSINE_LOW)
         strength = min(1.0, max(0.0, (nearest - COSINE_LOW) / (COSINE_HIGH - COSINE_LOW)))
     return [Found(n, score * strength, dense.get(n), lexical.get(n)) for n, score in fused[:wide]]
+
+
+def _find_where(
+    index: StoreIndex,
+    query: str,
+    vector: NDArray[np.float32] | None,
+    k: int,
+    accepts: Predicate | None,
+    labelled: list[tuple[str, dict[str, AttributeValue]]],
+    ranking: Ranking,
+) -> list[Found]:
+    """:func:`find` among the files whose attributes are accepted."""
+    files = {file_id for file_id, labels in labelled if accepts(labels)} if accepts else None
+    return find(index, query, vector, k, files, ranking)
+
+
+def _thinned(hits: list[Hit], k: int, ranking: Ranking) -> list[Hit]:
+    """Without near-duplicates, or with variety first, as the ranking asks."""
+    if not ranking.near_duplicates:
+        kept = drop_near_duplicates([h.passage.text for h in hits]).kept
+        hits = [hits[place] for place in kept]
+    if ranking.diversity > 0:
+        likeness = word_likeness([h.passage.text for h in hits])
+        order = diversify([h.score for h in hits], likeness, k, 1 - ranking.diversity)
+        hits = [hits[place] for place in order]
+    return hits
 
 
 class Searches:
@@ -125,18 +150,10 @@ class Searches:
             async with self._stores.using(store, store.version) as index:
                 call.versions[f"index:{store.id}"] = str(index.version)
                 # a list of this moment: the thread must not walk what the loop changes
-                labelled = list(index.attributes.items()) if accepts is not None else []
-
-                def work(
-                    index: StoreIndex = index,
-                    labelled: list[tuple[str, dict[str, AttributeValue]]] = labelled,
-                ) -> list[Found]:
-                    files = None
-                    if accepts is not None:
-                        files = {file_id for file_id, labels in labelled if accepts(labels)}
-                    return find(index, query, vector, k, files, ranking)
-
-                got = await self._pool.run(work)
+                labelled = list(index.attributes.items()) if accepts else []
+                got = await self._pool.run(
+                    _find_where, index, query, vector, k, accepts, labelled, ranking
+                )
             found += [(f, index) for f in got]
             await self._stores.touch(store)
         found.sort(key=lambda pair: -pair[0].score)
@@ -147,14 +164,8 @@ class Searches:
             hits += await self._read(found[first : first + LEAST_WIDE])
         if ranking.rerank:
             hits = await self._rerank(call, query, hits, ranking.rerank_budget_ms)
-        if not ranking.near_duplicates:
-            kept = drop_near_duplicates([h.passage.text for h in hits]).kept
-            hits = [hits[place] for place in kept]
-        if ranking.diversity > 0:
-            likeness = word_likeness([h.passage.text for h in hits])
-            scores = [h.score for h in hits]
-            order = diversify(scores, likeness, k, 1 - ranking.diversity)
-            hits = [hits[place] for place in order]
+        if not ranking.near_duplicates or ranking.diversity > 0:
+            hits = await self._pool.run(_thinned, hits, k, ranking)
         hits = hits[:k]
         call.features["retrieval_score"] = hits[0].score if hits else 0.0
         call.lineage["stores"] = [store.id for store in stores]
