@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import http.client
-import io
 import json
 import time
-import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Gateway, create_database, drop_database, wait_for
+from tests.retrieval.documents import zipped
 from tests.retrieval.test_parsing import make_pdf
 
 SECRET = "jane.roe@example.com"  # sent in many of the bad fields: must not come back
@@ -545,14 +544,6 @@ def test_a_filename_never_becomes_a_path(house: Gateway, filename: str) -> None:
     assert stored.read_bytes() == b"harmless"
     outside = {p.name for p in house.data_dir.parent.iterdir()}
     assert outside == {"data"}
-
-
-def zipped(entries: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in entries.items():
-            archive.writestr(name, data)
-    return out.getvalue()
 
 
 @pytest.mark.parametrize(

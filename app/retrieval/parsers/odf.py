@@ -10,8 +10,8 @@ from typing import Any
 from app.retrieval.parsers.archive import check_archive
 from app.retrieval.parsers.block import Block, DocumentError, Kind, Outline, corrupt, table
 from app.retrieval.parsers.listing import Listing
+from app.retrieval.parsers.sheets import CellBudget
 
-MAX_CELLS = 2_000_000
 MAX_REPEATS = 200  # of one row or cell that has words; spreadsheets repeat empty ones endlessly
 ROWS_A_BLOCK = 40
 _NS = "{urn:oasis:names:tc:opendocument:xmlns:%s:1.0}"
@@ -54,7 +54,7 @@ class _Reader:
         self.outline = Outline()
         self.blocks: list[Block] = []
         self.listing = Listing()
-        self.cells = MAX_CELLS
+        self.budget = CellBudget(filename)
 
     def read(self, root: Any) -> list[Block]:
         for body in root.iter(f"{_OFFICE}text", f"{_OFFICE}spreadsheet"):
@@ -113,17 +113,8 @@ class _Reader:
                 cells += [text] * repeated
             times = _count(row, f"{_TABLE}number-rows-repeated", 1, MAX_REPEATS)
             for _ in range(times if any(cells) else 0):
-                self._spend(len(cells))
+                self.budget.spend(len(cells))
                 yield cells
-
-    def _spend(self, cells: int) -> None:
-        self.cells -= cells
-        if self.cells < 0:
-            raise DocumentError(
-                "too_large",
-                f"'{self.filename}' has more than {MAX_CELLS:,} cells. Split it, or save its "
-                "sheets as CSV, and upload the parts.",
-            )
 
     def _emit(self, text: str, kind: Kind) -> None:
         if text.strip():

@@ -31,7 +31,7 @@ def parse_xlsx(path: Path, filename: str) -> list[Block]:
         with path.open("rb") as file:
             book = load_workbook(file, read_only=True, data_only=True, keep_links=False)
             blocks: list[Block] = []
-            budget = _Budget(filename)
+            budget = CellBudget(filename)
             for sheet in book.worksheets:
                 if sheet.sheet_state == "visible":
                     blocks.extend(_sheet(sheet, budget))
@@ -42,7 +42,7 @@ def parse_xlsx(path: Path, filename: str) -> list[Block]:
         raise corrupt(filename, _WHAT, "Save it again as .xlsx and upload that copy.") from error
 
 
-class _Budget:
+class CellBudget:
     """Counts cells over all sheets: a file of some KB can declare 17 billion of them."""
 
     def __init__(self, filename: str) -> None:
@@ -59,7 +59,7 @@ class _Budget:
             )
 
 
-def _sheet(sheet: Any, budget: _Budget) -> Iterator[Block]:
+def _sheet(sheet: Any, budget: CellBudget) -> Iterator[Block]:
     """Yield a sheet's tables; an empty row ends a table, and the next has its own header."""
     outline = Outline()
     section = outline.enter(1, sheet.title)
@@ -78,7 +78,7 @@ def _sheet(sheet: Any, budget: _Budget) -> Iterator[Block]:
             yield table([header, *body[start : start + ROWS_A_BLOCK]], None, section)
 
 
-def _tables(sheet: Any, budget: _Budget) -> Iterator[list[list[str]]]:
+def _tables(sheet: Any, budget: CellBudget) -> Iterator[list[list[str]]]:
     rows: list[list[str]] = []
     for row in sheet.iter_rows(values_only=True, max_row=MAX_ROWS):
         budget.spend(len(row) + 1)
