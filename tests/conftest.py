@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
@@ -30,6 +31,14 @@ def missing(what: str, remedy: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
+
+
+def package(name: str) -> Any:
+    """An optional package, imported; see :func:`missing`."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return missing(name, "`make test` installs it")
 
 
 def free_port() -> int:

@@ -12,7 +12,7 @@ from pipelines.embeddings.progress import Progress
 from pipelines.embeddings.ray_runner import RayRunner
 from pipelines.embeddings.run import embed
 from pipelines.embeddings.runners import LocalRunner
-from tests.conftest import ROOT
+from tests.conftest import ROOT, package
 from tests.pipelines.conftest import silent
 from tests.pipelines.corpus import contents, document, job, write_lines
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a real cluster: two node processes, one processor each."""
-    pytest.importorskip("ray")
+    package("ray")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # workers import this checkout's packages
     os.environ["PYTHONPATH"] = os.pathsep.join(

@@ -11,6 +11,7 @@ from pipelines.embeddings.load import load
 from pipelines.embeddings.progress import Progress
 from pipelines.embeddings.run import embed, prune
 from pipelines.embeddings.runners import LocalRunner
+from tests.conftest import package
 from tests.pipelines.conftest import silent
 from tests.pipelines.corpus import contents, document, job, write_lines
 
@@ -18,8 +19,8 @@ from tests.pipelines.corpus import contents, document, job, write_lines
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URL of a bucket on a real HTTP server that speaks S3 (moto)."""
-    pytest.importorskip("s3fs")
-    server_module = pytest.importorskip("moto.server")
+    package("s3fs")
+    server_module = package("moto.server")
     server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

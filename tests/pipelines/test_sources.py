@@ -18,6 +18,7 @@ from app.errors import BadRequest, NotFound, Unavailable
 from pipelines.embeddings.job import Columns
 from pipelines.embeddings.rows import Bad, Blank, Row, RowReader
 from pipelines.embeddings.sources import Source, expand, survey
+from tests.conftest import package
 from tests.pipelines.corpus import document, write_lines
 
 PLAIN = Columns()
@@ -154,7 +155,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
 
 
 def test_a_delta_table_gives_its_live_rows_with_their_partition(tmp_path: Path) -> None:
-    deltalake = pytest.importorskip("deltalake")
+    deltalake = package("deltalake")
     path = str(tmp_path / "table")
     rows = [{**document(i), "lang": "en" if i % 2 else "de"} for i in range(10)]
     deltalake.write_deltalake(path, pa.Table.from_pylist(rows), partition_by=["lang"])
@@ -168,7 +169,7 @@ def test_a_delta_table_gives_its_live_rows_with_their_partition(tmp_path: Path) 
 
 
 def test_delta_partitions_of_any_name_are_found(tmp_path: Path) -> None:
-    deltalake = pytest.importorskip("deltalake")
+    deltalake = package("deltalake")
     path = str(tmp_path / "table")
     names = ["a b/ü%20", None, "=,:"]
     day = datetime.datetime(2024, 1, 1, 5)

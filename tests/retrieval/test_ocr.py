@@ -11,6 +11,7 @@ import pytest
 
 import app.retrieval.parsers.ocr as ocr
 from app.retrieval.parsing import Block, DocumentError, read_here
+from tests.conftest import package
 from tests.retrieval.documents import drawn_pdf
 
 
@@ -43,7 +44,7 @@ def encoded(picture: Any, kind: str, **options: Any) -> bytes:
 def test_a_picture_of_text_is_read_without_the_network(
     tmp_path: Path, picture: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("rapidocr")
+    package("rapidocr")
 
     def refuse(*_: object) -> None:
         raise AssertionError("OCR reached for the network")
@@ -55,14 +56,14 @@ def test_a_picture_of_text_is_read_without_the_network(
 
 
 def test_each_frame_of_a_tiff_is_a_page(tmp_path: Path, picture: Any) -> None:
-    pytest.importorskip("rapidocr")
+    package("rapidocr")
     content = encoded(picture, "TIFF", save_all=True, append_images=[picture])
     pages = [b.page for b in read(tmp_path, content, "a.tiff")]
     assert pages == [1, 2]
 
 
 def test_a_scanned_page_of_a_pdf_is_read(tmp_path: Path, picture: Any) -> None:
-    pytest.importorskip("rapidocr")
+    package("rapidocr")
     from reportlab.lib.utils import ImageReader
 
     def draw(canvas: Any) -> None:
