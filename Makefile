@@ -45,9 +45,10 @@ lint: .venv/.installed-dev ## ruff, strict types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: .venv/.installed-dev ## Format the code
+format: .venv/.installed-dev ## Format the code and write docs/reference/ anew
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python docs/generate_reference.py
 
 bench: .venv/.installed-dev ## Run the short benchmarks
 	$(BIN)/python -m benchmarks.gateway --short

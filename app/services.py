@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from app.retrieval.files import FileService
     from app.retrieval.ingestion import Ingestion
     from app.retrieval.search import Searches
+    from app.retrieval.store_files import StoreFiles
     from app.settings import Settings
     from app.store.db import Database
     from app.store.jobs import Jobs
@@ -38,6 +39,7 @@ class Services:
     jobs: Jobs
     files: FileService
     vector_stores: VectorStores
+    store_files: StoreFiles
     searches: Searches
     ingestion: Ingestion
     router: Router

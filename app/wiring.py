@@ -42,6 +42,7 @@ from app.retrieval.ingestion import Ingestion
 from app.retrieval.parsers.apart import end_idle
 from app.retrieval.rerank import Reranker
 from app.retrieval.search import Searches
+from app.retrieval.store_files import StoreFiles
 from app.services import Services
 from app.settings import Settings
 from app.store.blobs import Blobs
@@ -146,7 +147,8 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         metrics.watch_pool("rerank", lambda: reranker.queued)
     searches = Searches(db, stores, query_pool, reranker)
     files = FileService(db, blobs, settings.max_file_bytes)
-    ingestion = Ingestion(jobs, files, stores, work_pool, data / "scratch")
+    attached = StoreFiles(db, stores)
+    ingestion = Ingestion(jobs, files, stores, attached, work_pool, data / "scratch")
     ingestion.govern = corridor.govern
 
     # answers
@@ -178,6 +180,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         jobs=jobs,
         files=files,
         vector_stores=stores,
+        store_files=attached,
         searches=searches,
         ingestion=ingestion,
         router=router,

@@ -125,6 +125,6 @@ async def delete_file(request: Request, call: Write, file_id: Id) -> Deleted:
     """Delete a file, and its passages from every vector store."""
     services: Any = request.app.state.services
     file = await services.files.get(call.tenant_id, file_id)
-    await services.vector_stores.delete_file(call.tenant_id, file_id)
+    await services.store_files.delete_file(call.tenant_id, file_id)
     await services.files.erase(file_id, file.blob)
     return Deleted(id=file_id, object="file")

@@ -12,7 +12,8 @@ from app.errors import BadRequest
 from app.retrieval.types import DEFAULT_RANKING, Ranking
 
 if TYPE_CHECKING:
-    from app.retrieval.collections import StoreFile, VectorStore
+    from app.retrieval.collections import VectorStore
+    from app.retrieval.store_files import StoreFile
     from app.retrieval.types import Hit
 
 Number = Annotated[float, Field(allow_inf_nan=False)]  # JSON has no other

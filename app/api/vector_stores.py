@@ -66,7 +66,7 @@ async def create_vector_store(request: Request, call: Write, body: CreateBody) -
         expires_after_days=body.expires_after.days if body.expires_after else None,
     )
     if body.file_ids:
-        _, fresh = await services.vector_stores.attach(call, store.id, body.file_ids, {}, {})
+        _, fresh = await services.store_files.attach(call, store.id, body.file_ids, {}, {})
         await services.ingestion.begin(call, store.id, fresh)
     return await _shown(services, call.tenant_id, store.id)
 
@@ -163,7 +163,7 @@ async def attach_file(
 ) -> StoreFileObject:
     """Attach a file; it is read and embedded by a durable job."""
     services: Any = request.app.state.services
-    _, fresh = await services.vector_stores.attach(
+    _, fresh = await services.store_files.attach(
         call,
         vector_store_id,
         [body.file_id],
@@ -171,9 +171,7 @@ async def attach_file(
         body.chunking_strategy.limits() if body.chunking_strategy else {},
     )
     await services.ingestion.begin(call, vector_store_id, fresh)
-    return show_file(
-        await services.vector_stores.file(call.tenant_id, vector_store_id, body.file_id)
-    )
+    return show_file(await services.store_files.file(call.tenant_id, vector_store_id, body.file_id))
 
 
 @router.get("/{vector_store_id}/files")
@@ -203,7 +201,7 @@ async def _files(
     before: str | None,
 ) -> StoreFileList:
     one_cursor(after, before)
-    page = await request.app.state.services.vector_stores.file_page(
+    page = await request.app.state.services.store_files.file_page(
         call.tenant_id,
         store_id,
         status=status,
@@ -227,7 +225,7 @@ async def get_store_file(
     request: Request, call: Read, vector_store_id: Id, file_id: Id
 ) -> StoreFileObject:
     """Get an attached file with its status and last error."""
-    stores = request.app.state.services.vector_stores
+    stores = request.app.state.services.store_files
     return show_file(await stores.file(call.tenant_id, vector_store_id, file_id))
 
 
@@ -236,7 +234,7 @@ async def set_store_file_attributes(
     request: Request, call: Write, vector_store_id: Id, file_id: Id, body: AttributesBody
 ) -> StoreFileObject:
     """Replace an attached file's attributes."""
-    stores = request.app.state.services.vector_stores
+    stores = request.app.state.services.store_files
     return show_file(
         await stores.set_attributes(call.tenant_id, vector_store_id, file_id, body.attributes or {})
     )
@@ -248,7 +246,7 @@ async def get_store_file_content(
 ) -> ContentPage:
     """Get the text of an attached file as it was read, in passages."""
     services: Any = request.app.state.services
-    _, found = await services.vector_stores.document(call.tenant_id, vector_store_id, file_id)
+    _, found = await services.store_files.document(call.tenant_id, vector_store_id, file_id)
     texts = await services.guardrails.screen(call, [p.text for p in found], "output")
     return ContentPage(data=[TextContent(text=t) for t in texts])
 
@@ -256,7 +254,7 @@ async def get_store_file_content(
 @router.delete("/{vector_store_id}/files/{file_id}")
 async def detach_file(request: Request, call: Write, vector_store_id: Id, file_id: Id) -> Deleted:
     """Remove a file's passages from a vector store; the file itself stays."""
-    await request.app.state.services.vector_stores.detach(call.tenant_id, vector_store_id, file_id)
+    await request.app.state.services.store_files.detach(call.tenant_id, vector_store_id, file_id)
     return Deleted(id=file_id, object="vector_store.file.deleted")
 
 
@@ -266,7 +264,7 @@ async def create_file_batch(
 ) -> BatchObject:
     """Attach many files at once."""
     services: Any = request.app.state.services
-    batch_id, fresh = await services.vector_stores.attach(
+    batch_id, fresh = await services.store_files.attach(
         call,
         vector_store_id,
         body.file_ids,
@@ -275,7 +273,7 @@ async def create_file_batch(
         batch=True,
     )
     await services.ingestion.begin(call, vector_store_id, fresh)
-    return show_batch(await services.vector_stores.batch(call.tenant_id, vector_store_id, batch_id))
+    return show_batch(await services.store_files.batch(call.tenant_id, vector_store_id, batch_id))
 
 
 @router.get("/{vector_store_id}/file_batches/{batch_id}")
@@ -283,7 +281,7 @@ async def get_file_batch(
     request: Request, call: Read, vector_store_id: Id, batch_id: Id
 ) -> BatchObject:
     """Get a batch with its file counts."""
-    stores = request.app.state.services.vector_stores
+    stores = request.app.state.services.store_files
     return show_batch(await stores.batch(call.tenant_id, vector_store_id, batch_id))
 
 
@@ -292,7 +290,7 @@ async def cancel_file_batch(
     request: Request, call: Write, vector_store_id: Id, batch_id: Id
 ) -> BatchObject:
     """Stop what of a batch is still waiting."""
-    stores = request.app.state.services.vector_stores
+    stores = request.app.state.services.store_files
     return show_batch(await stores.cancel_batch(call.tenant_id, vector_store_id, batch_id))
 
 
@@ -309,7 +307,7 @@ async def list_batch_files(
     before: Cursor = None,
 ) -> StoreFileList:
     """List the files of a batch."""
-    await request.app.state.services.vector_stores.batch(call.tenant_id, vector_store_id, batch_id)
+    await request.app.state.services.store_files.batch(call.tenant_id, vector_store_id, batch_id)
     return await _files(
         request, call, vector_store_id, batch_id, status, limit, order, after, before
     )

@@ -23,6 +23,7 @@ from app.retrieval.collections import VectorStores
 from app.retrieval.files import FileService
 from app.retrieval.index import NewPassage
 from app.retrieval.parsing import DocumentError, parse
+from app.retrieval.store_files import StoreFiles
 from app.retrieval.types import embedded_text
 from app.store.jobs import FINAL, Job, Jobs
 
@@ -41,10 +42,12 @@ class Ingestion:
         jobs: Jobs,
         files: FileService,
         stores: VectorStores,
+        attached: StoreFiles,
         pool: Pool,
         scratch: Path,
     ) -> None:
         self._jobs, self._files, self._stores, self._pool = jobs, files, stores, pool
+        self._attached = attached
         self._scratch = scratch
         self.govern: Govern | None = None  # set once by the wiring, before any job runs
         steps = [("prepare", self._prepare), ("index", self._index)]
@@ -63,7 +66,7 @@ class Ingestion:
 
     async def resume(self) -> None:
         """Finish what a crash left undone: jobs never begun, ends never told, bytes to remove."""
-        unfinished = await self._stores.unfinished()
+        unfinished = await self._attached.unfinished()
         status = await self._jobs.statuses([u.job_id for u in unfinished])
         for tenant_id, store_id, file_id, job_id in unfinished:
             now = status.get(job_id)
@@ -81,9 +84,9 @@ class Ingestion:
         """A job that is over without an outcome for its file: tell the file's owner."""
         store_id, file_id = job.args["store_id"], job.args["file_id"]
         if status == "cancelled":
-            await self._stores.cancel_file(store_id, file_id, job.id)
+            await self._attached.cancel_file(store_id, file_id, job.id)
         else:
-            await self._stores.fail(store_id, file_id, job.id, "server_error", message)
+            await self._attached.fail(store_id, file_id, job.id, "server_error", message)
         await asyncio.to_thread(self._files.blobs.delete, _work_key(job))
 
     def _governed(self, job: Job, step: str) -> AbstractAsyncContextManager[Call]:
@@ -96,7 +99,7 @@ class Ingestion:
         async with self._governed(job, "prepare") as call:
             call.lineage.update(job=job.id, file=file_id)
             try:
-                entry = await self._stores.file(job.tenant_id, store_id, file_id)
+                entry = await self._attached.file(job.tenant_id, store_id, file_id)
                 file = await self._files.get(job.tenant_id, file_id)
             except NotFound:
                 return  # detached or deleted meanwhile
@@ -113,16 +116,16 @@ class Ingestion:
                 )
             except DocumentError as error:
                 code = "unsupported_file" if error.code == "unsupported_file" else "invalid_file"
-                await self._stores.fail(store_id, file_id, job.id, code, error.message)
+                await self._attached.fail(store_id, file_id, job.id, code, error.message)
                 call.error_code = error.code
                 return
             except OstiaryError as error:
-                await self._stores.fail(store_id, file_id, job.id, "invalid_file", error.message)
+                await self._attached.fail(store_id, file_id, job.id, "invalid_file", error.message)
                 call.error_code = error.code
                 return
             except Exception:
                 log.exception("file %s could not be read", file_id)
-                await self._stores.fail(
+                await self._attached.fail(
                     store_id,
                     file_id,
                     job.id,
@@ -154,7 +157,7 @@ class Ingestion:
         async with self._governed(job, "index") as call:
             call.lineage.update(job=job.id, file=file_id)
             try:
-                entry = await self._stores.file(job.tenant_id, store_id, file_id)
+                entry = await self._attached.file(job.tenant_id, store_id, file_id)
             except NotFound:
                 entry = None
             if entry is None or not entry.waits_for(job.id):

@@ -20,6 +20,7 @@ from app.retrieval.files import FileService
 from app.retrieval.index import StoreIndex
 from app.retrieval.ingestion import Ingestion, _new_passage
 from app.retrieval.search import Searches
+from app.retrieval.store_files import StoreFiles
 from app.retrieval.types import AttributeValue, Hit
 from app.store.blobs import Blobs
 from app.store.db import Database
@@ -61,8 +62,14 @@ class House:
         self.searches = Searches(self.db, self.stores, self.query_pool)
         self.files = FileService(self.db, Blobs(str(self.folder / "files")), 10**9)
         self.jobs = Jobs(self.db, self.jobs_url, "local")
+        self.attached = StoreFiles(self.db, self.stores)
         self.ingestion = Ingestion(
-            self.jobs, self.files, self.stores, self.work_pool, self.folder / "scratch"
+            self.jobs,
+            self.files,
+            self.stores,
+            self.attached,
+            self.work_pool,
+            self.folder / "scratch",
         )
         self.ingestion.govern = free_pass
 
@@ -107,7 +114,9 @@ class House:
         self, store_id: str, file_id: str, attributes: dict[str, AttributeValue] | None = None
     ) -> str:
         """Attach a file and return the id of the job that is to ingest it."""
-        _, fresh = await self.stores.attach(made_call(), store_id, [file_id], attributes or {}, {})
+        _, fresh = await self.attached.attach(
+            made_call(), store_id, [file_id], attributes or {}, {}
+        )
         return fresh[file_id]
 
     async def index(self, store_id: str, file_id: str, job_id: str, texts: Sequence[str]) -> bool:

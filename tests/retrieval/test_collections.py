@@ -53,13 +53,13 @@ async def test_deleted_file_never_returns_even_before_compaction(
     store = await house.new_store()
     kept = await house.put(store, TEXTS[1])
     gone = await house.put(store, TEXTS[0])
-    await house.stores.delete_file(TENANT, gone)
+    await house.attached.delete_file(TENANT, gone)
     assert files_of(await house.search(store, TEXTS[0])) == [kept]
     assert await vectors_in_manifest(house, store) == 2  # the vector is still in a segment
     await house.reopen()
     assert files_of(await house.search(store, TEXTS[0])) == [kept]
     with pytest.raises(NotFound):
-        await house.stores.file(TENANT, store, gone)
+        await house.attached.file(TENANT, store, gone)
 
 
 async def test_a_crash_after_the_deletion_was_committed_brings_nothing_back(
@@ -74,7 +74,7 @@ async def test_a_crash_after_the_deletion_was_committed_brings_nothing_back(
     with monkeypatch.context() as patch:
         patch.setattr(StoreIndex, "forget_file", crash)
         with pytest.raises(KeyboardInterrupt):
-            await house.stores.delete_file(TENANT, gone)
+            await house.attached.delete_file(TENANT, gone)
     await house.reopen()
     assert files_of(await house.search(store, TEXTS[0])) == [kept]
 
@@ -84,18 +84,18 @@ async def test_a_deleted_file_leaves_every_store_and_no_other_file(house: House)
     file_id = await house.put(one, TEXTS[0])
     assert await house.index(two, file_id, await house.attach(two, file_id), [TEXTS[0]])
     kept = await house.put(two, TEXTS[1])
-    await house.stores.delete_file(TENANT, file_id)
+    await house.attached.delete_file(TENANT, file_id)
     assert await house.search(one, TEXTS[0]) == []
     assert files_of(await house.search(two, TEXTS[0])) == [kept]
     with pytest.raises(NotFound):
-        await house.stores.delete_file(TENANT, file_id)
+        await house.attached.delete_file(TENANT, file_id)
 
 
 async def test_another_tenant_cannot_delete_a_file(house: House) -> None:
     store = await house.new_store()
     file_id = await house.put(store, TEXTS[0])
     with pytest.raises(NotFound):
-        await house.stores.delete_file("t2", file_id)
+        await house.attached.delete_file("t2", file_id)
     assert files_of(await house.search(store, TEXTS[0])) == [file_id]
 
 
@@ -112,7 +112,7 @@ async def test_a_deletion_that_meets_an_attachment_leaves_no_passage(house: Hous
             except NotFound:
                 pass
 
-        await asyncio.gather(attach_and_index(), house.stores.delete_file(TENANT, file_id))
+        await asyncio.gather(attach_and_index(), house.attached.delete_file(TENANT, file_id))
         assert file_id not in files_of(await house.search(store, TEXTS[0]))
         async with house.db.read() as connection:
             for table in (passages, vector_store_files):
@@ -159,7 +159,7 @@ async def test_the_index_of_a_deleted_store_that_a_crash_left_is_swept(house: Ho
 async def test_compaction_keeps_the_results_and_drops_the_deleted_vectors(house: House) -> None:
     store = await house.new_store()
     ids = [await house.put(store, text) for text in TEXTS]
-    await house.stores.detach(TENANT, store, ids[2])
+    await house.attached.detach(TENANT, store, ids[2])
     before = [(h.passage.id, h.score) for h in await house.search(store, "paid holiday")]
     await house.compact(store)
     assert await vectors_in_manifest(house, store) == 4
@@ -212,7 +212,7 @@ def test_a_reopened_store_equals_the_live_one(
             elif kind == "remove" and model:
                 file_id = sorted(model)[value % len(model)]
                 del model[file_id]
-                await house.stores.detach(TENANT, store, file_id)
+                await house.attached.detach(TENANT, store, file_id)
             elif kind == "reopen":
                 await house.reopen()
             elif kind == "compact":
@@ -323,7 +323,7 @@ async def test_filters_choose_files_by_their_attributes_as_they_are_now(house: H
     blue = await house.put(store, TEXTS[0], attributes={"team": "blue", "year": 2026.0})
     newer = {"type": "gt", "key": "year", "value": 2025}
     assert files_of(await house.search(store, "holiday", newer)) == [blue]
-    await house.stores.set_attributes(TENANT, store, red, {"year": 2027.0})
+    await house.attached.set_attributes(TENANT, store, red, {"year": 2027.0})
     assert set(files_of(await house.search(store, "holiday", newer))) == {red, blue}
     is_red = {"type": "eq", "key": "team", "value": "red"}
     assert await house.search(store, "holiday", is_red) == []
@@ -372,7 +372,9 @@ async def test_two_stores_are_searched_as_one_and_a_foreign_one_refuses_both(
 async def test_a_file_attached_by_two_calls_at_once_is_ingested_by_one_job(house: House) -> None:
     store = await house.new_store()
     file_id = await house.upload(TEXTS[0])
-    calls = [house.stores.attach(made_call(), store, [file_id, file_id], {}, {}) for _ in range(5)]
+    calls = [
+        house.attached.attach(made_call(), store, [file_id, file_id], {}, {}) for _ in range(5)
+    ]
     fresh = [found for _, found in await asyncio.gather(*calls)]
     assert sum(map(len, fresh)) == 1
 
@@ -391,7 +393,7 @@ async def test_a_job_of_an_earlier_attachment_does_not_answer_for_a_later_one(
     store = await house.new_store()
     file_id = await house.upload(TEXTS[0])
     earlier = await house.attach(store, file_id)
-    await house.stores.detach(TENANT, store, file_id)
+    await house.attached.detach(TENANT, store, file_id)
     later = await house.attach(store, file_id)
     assert not await house.index(store, file_id, earlier, [TEXTS[1]])
     assert await house.index(store, file_id, later, [TEXTS[0]])
@@ -403,10 +405,10 @@ async def test_a_cancelled_batch_stops_what_is_waiting_and_keeps_what_is_done(
 ) -> None:
     store = await house.new_store()
     ids = [await house.upload(text) for text in TEXTS[:2]]
-    batch, fresh = await house.stores.attach(made_call(), store, ids, {}, {}, batch=True)
+    batch, fresh = await house.attached.attach(made_call(), store, ids, {}, {}, batch=True)
     assert batch is not None
     assert await house.index(store, ids[0], fresh[ids[0]], [TEXTS[0]])
-    counts = (await house.stores.cancel_batch(TENANT, store, batch))["counts"]
+    counts = (await house.attached.cancel_batch(TENANT, store, batch))["counts"]
     assert (counts["completed"], counts["cancelled"], counts["in_progress"]) == (1, 1, 0)
     assert not await house.index(store, ids[1], fresh[ids[1]], [TEXTS[1]])
     assert files_of(await house.search(store, TEXTS[1])) == [ids[0]]
@@ -435,7 +437,7 @@ async def test_pages_forward_and_back_meet_every_store_once(house: House, order:
 
 async def test_deleted_bytes_that_a_crash_left_are_swept(house: House) -> None:
     file_id = await house.upload(TEXTS[0])
-    await house.stores.delete_file(TENANT, file_id)
+    await house.attached.delete_file(TENANT, file_id)
     assert house.files.blobs.open(file_id).read()
     await house.files.sweep()
     with pytest.raises(FileNotFoundError):
