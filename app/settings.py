@@ -85,7 +85,31 @@ class Settings(BaseSettings):
     milvus_token: SecretStr | None = Field(None, description="Milvus credentials, user:password.")
     embedding_model: str = Field("bge-small-en", description="Name of the served embedding model.")
     embedding_dir: Path | None = Field(
-        None, description="Folder of an ONNX embedding model; empty: the packaged bge-small-en."
+        None,
+        description="Folder of an embedding model, as of sentence-transformers; empty: the "
+        "packaged bge-small-en.",
+    )
+    embedding_file: str | None = Field(
+        None, description="ONNX file in embedding_dir; empty: model.onnx or onnx/model.onnx."
+    )
+    embedding_url: str | None = Field(
+        None,
+        description="A server of /v1/embeddings, as http://host:8000/v1; empty: in process.",
+    )
+    embedding_api_key: SecretStr | None = Field(
+        None, description="Bearer key of the embedding server."
+    )
+    embedding_dimensions: int | None = Field(
+        None, ge=1, description="Cut vectors to as many numbers, where the model allows it."
+    )
+    embedding_query_prefix: str | None = Field(
+        None, description="Put before each query; unset: what the model's files or family say."
+    )
+    embedding_passage_prefix: str | None = Field(
+        None, description="Put before each passage; unset: what the model's files or family say."
+    )
+    embedding_max_tokens: int = Field(
+        512, ge=16, description="Tokens of a passage that the embedding server takes."
     )
     reranker_dir: Path | None = Field(
         None, description="Folder of an ONNX cross-encoder; empty: the packaged one."

@@ -30,8 +30,10 @@ from app.monitoring.drift import DriftMonitor
 from app.monitoring.metrics import Metrics
 from app.pools import Pool
 from app.retrieval.collections import VectorStores
+from app.retrieval.conversion import with_onnx
 from app.retrieval.embedding import (
     CrossEncoder,
+    Embedder,
     OnnxEmbedder,
     packaged_bge_dir,
     packaged_reranker_dir,
@@ -40,6 +42,7 @@ from app.retrieval.engines.choice import Engines
 from app.retrieval.files import FileService
 from app.retrieval.ingestion import Ingestion
 from app.retrieval.parsers.apart import end_idle
+from app.retrieval.remote_embedding import RemoteEmbedder
 from app.retrieval.rerank import Reranker
 from app.retrieval.search import Searches
 from app.retrieval.store_files import StoreFiles
@@ -129,7 +132,11 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     work_pool = _pool(stack, metrics, "ingest", settings.cpu_threads, queue=100_000)
     embedder, scorer = None, None
     if settings.embedded_retrieval:
-        embedder, scorer = await asyncio.to_thread(_load_models, settings)
+        embedder = await _embedder(settings)
+        stack.push_async_callback(embedder.aclose)
+        metrics.watch_pool("embed", lambda: embedder.waiting)
+        reranker_dir = settings.reranker_dir or packaged_reranker_dir()
+        scorer = await asyncio.to_thread(CrossEncoder, reranker_dir, settings.cpu_threads)
     stores = VectorStores(
         db,
         embedder,
@@ -261,12 +268,42 @@ def _engines(settings: Settings) -> Engines:
     )
 
 
-def _load_models(settings: Settings) -> tuple[OnnxEmbedder, CrossEncoder]:
+async def _embedder(settings: Settings) -> Embedder:
+    """The model of the embedding server if one is set, else the one in this process."""
+    if settings.embedding_url is None:
+        return await asyncio.to_thread(_load_embedder, settings)
+    key = settings.embedding_api_key
+    remote = RemoteEmbedder(
+        settings.embedding_url,
+        settings.embedding_model,
+        key.get_secret_value() if key else None,
+        dimensions=settings.embedding_dimensions,
+        query_prefix=settings.embedding_query_prefix,
+        passage_prefix=settings.embedding_passage_prefix,
+        max_tokens=settings.embedding_max_tokens,
+    )
+    try:
+        await remote.start()
+    except BaseException:
+        await remote.aclose()
+        raise
+    return remote
+
+
+def _load_embedder(settings: Settings) -> OnnxEmbedder:
     threads = settings.cpu_threads
-    embedder = OnnxEmbedder(settings.embedding_dir or packaged_bge_dir(), threads)
-    scorer = CrossEncoder(settings.reranker_dir or packaged_reranker_dir(), threads)
+    few = threads <= 2  # beyond, one text is too little work to share among them
+    embedder = OnnxEmbedder(
+        with_onnx(settings.embedding_dir or packaged_bge_dir(), settings.data_dir / "models"),
+        threads if few else 1,
+        settings.embedding_query_prefix,
+        settings.embedding_passage_prefix,
+        settings.embedding_dimensions,
+        settings.embedding_file,
+        workers=1 if few else threads,
+    )
     embedder.encode_query("warm")
-    return embedder, scorer
+    return embedder
 
 
 async def _forever(work: Callable[[], Awaitable[None]], every_s: float) -> None:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import gateway, quality, rig, start
+from benchmarks import embedding, gateway, pipeline, quality, rig, start
 
 
 def _of_gateway(goal: str, result: dict[str, Any], peers: dict[str, Any], runs: int) -> Any:
@@ -83,6 +83,25 @@ def starting(short: bool) -> dict[str, Any]:
     }
 
 
+def embedding_rate(short: bool) -> dict[str, Any]:
+    """G8: texts a second against sentence-transformers, and what the pipeline keeps of them."""
+    plan = embedding.SHORT if short else embedding.Plan()
+    result = embedding.run(plan)
+    kept = pipeline.run(400) if short else pipeline.run()
+    rig.write_json("G8", {"embedding": result, "pipeline": kept})
+    return {
+        "goal": "G8",
+        "value": [result["value"], kept["value"]],
+        "target": [result["target"], kept["target"]],
+        "unit": [result["unit"], "share of the bare encoder's throughput"],
+        "holds": result["holds"] and kept["holds"],
+        "peers": result["peers"],
+        "runs": plan.rounds,
+        "machine": result["machine"],
+        "versions": result["versions"],
+    }
+
+
 def quality_of_search(short: bool) -> dict[str, Any]:
     """G9: nDCG@10 of hybrid search with the reranker, against the better single ranker."""
     result = quality.run(quality.SETS[:1] if short else quality.SETS)
@@ -112,6 +131,7 @@ def quality_of_search(short: bool) -> dict[str, Any]:
 GOALS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "G2": latency,
     "G3": streams,
+    "G8": embedding_rate,
     "G9": quality_of_search,
     "G17": starting,
 }

@@ -25,7 +25,7 @@ from app.retrieval.types import embedded_text
 from app.samples import django_docs
 from benchmarks import rig
 from benchmarks.report import table
-from pipelines.embeddings.job import Columns, EmbedJob
+from pipelines.embeddings.job import Columns, EmbedJob, ModelSpec
 from pipelines.embeddings.load import manifest, read_shard
 from pipelines.embeddings.model import encoder
 from pipelines.embeddings.progress import Progress
@@ -57,7 +57,7 @@ def write_pages(pages: list[Path], words: int, path: Path) -> int:
 
 def encode(texts: list[str], threads: int) -> float:
     """Embed in this process, in slices as the pipeline does; return processor seconds."""
-    model = encoder(None, threads)
+    model = encoder(ModelSpec(threads=threads))
     began = time.process_time()
     for i in range(0, len(texts), SLICE):
         model.encode_passages(texts[i : i + SLICE])
@@ -122,7 +122,7 @@ def run(passages: int = PASSAGES, rounds: int = ROUNDS, samples: Path | None = N
 
             def job(name: str) -> EmbedJob:
                 output = str(folder / name)
-                return EmbedJob((str(source),), output, columns, shard_bytes=size, threads=threads)
+                return EmbedJob((str(source),), output, columns, shard_bytes=size)
 
             pipeline_s(job("warm"), runner, None)  # loads the models, and is not counted
             texts = texts_of(job("warm").output)

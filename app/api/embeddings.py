@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Depends, Request
 
 from app.api.common import ERRORS
@@ -15,7 +16,6 @@ from app.llm.openai_types import EmbeddingsRequest, EmbeddingsResponse
 
 router = APIRouter(prefix="/v1", route_class=GovernedRoute, tags=["llm"], responses=ERRORS)
 Embed = Annotated[Call, Depends(Scope("embeddings:write", screens=("input",)))]
-BATCH = 32
 
 
 @router.post("/embeddings")
@@ -34,12 +34,8 @@ async def create_embeddings(
             param="model",
             code="model_not_found",
         )
-    if body.dimensions not in (None, embedder.dim):
-        raise BadRequest(
-            f"'{body.model}' has {embedder.dim} dimensions and cannot be cut. "
-            "Leave `dimensions` out.",
-            param="dimensions",
-        )
+    dimensions = body.dimensions or embedder.dim
+    embedder.cut(np.zeros((0, embedder.dim), np.float32), dimensions)  # refuses before any work
     texts = _texts(body.input)
     call.model = body.model
     call.versions["model"] = embedder.fingerprint[:12]
@@ -47,13 +43,12 @@ async def create_embeddings(
     tokens = sum(embedder.count_tokens(t) for t in texts)
     call.usage.embedding_tokens += tokens
     call.features["input_length"] = float(sum(len(t) for t in texts))
+    vectors = embedder.cut(await embedder.embed_passages(texts), dimensions)
     data: list[dict[str, Any]] = []
-    for start in range(0, len(texts), BATCH):
-        vectors = await stores.embed_passages(texts[start : start + BATCH])
-        for vector in vectors:
-            as_text = base64.b64encode(vector.tobytes()).decode()
-            value = as_text if body.encoding_format == "base64" else vector.tolist()
-            data.append({"index": len(data), "embedding": value})
+    for vector in vectors:
+        as_text = base64.b64encode(vector.tobytes()).decode()
+        value = as_text if body.encoding_format == "base64" else vector.tolist()
+        data.append({"index": len(data), "embedding": value})
     return EmbeddingsResponse.model_validate(
         {
             "data": data,

@@ -18,7 +18,7 @@ from app.errors import Conflict, NotFound, Unavailable
 from app.gateway.call import Call
 from app.ids import new_id
 from app.pools import Pool
-from app.retrieval.embedding import OnnxEmbedder
+from app.retrieval.embedding import Embedder
 from app.retrieval.engines.base import EngineState
 from app.retrieval.engines.choice import Engines
 from app.retrieval.index import StoreIndex
@@ -72,7 +72,7 @@ class VectorStores:
     def __init__(
         self,
         db: Database,
-        embedder: OnnxEmbedder | None,
+        embedder: Embedder | None,
         query_pool: Pool,
         work_pool: Pool,
         folder: Path,
@@ -88,7 +88,7 @@ class VectorStores:
         self._opening: dict[str, asyncio.Lock] = {}
 
     @property
-    def embedder(self) -> OnnxEmbedder:
+    def embedder(self) -> Embedder:
         """Raises Unavailable when this gateway runs without retrieval."""
         if self._embedder is None:
             raise Unavailable(
@@ -96,14 +96,6 @@ class VectorStores:
                 code="retrieval_disabled",
             )
         return self._embedder
-
-    async def embed_query(self, text: str) -> Any:
-        """Embed one query: float32 array of shape (dim,), unit norm."""
-        return await self._query_pool.run(self.embedder.encode_query, text)
-
-    async def embed_passages(self, texts: list[str]) -> Any:
-        """Embed passages in the background pool: float32 array of shape (n, dim)."""
-        return await self._work_pool.run(self.embedder.encode_passages, texts)
 
     # -- stores -----------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from app.store.jobs import FINAL, Job, Jobs
 
 log = logging.getLogger("ostiary.ingestion")
 KIND = "ingest_file"
-BATCH = 16  # passages embedded at a time, so that a query never waits long behind them
+BATCH = 256  # passages given to the embedder at a time, whose queue is bounded
 
 Govern = Callable[[str, str, Principal], AbstractAsyncContextManager[Call]]
 
@@ -170,7 +170,7 @@ class Ingestion:
             ]
             texts = [embedded_text(p.section, p.text) for p in new]
             parts = [
-                await self._stores.embed_passages(texts[i : i + BATCH])
+                await embedder.embed_passages(texts[i : i + BATCH])
                 for i in range(0, len(texts), BATCH)
             ]
             vectors = np.concatenate(parts) if parts else np.empty((0, embedder.dim), np.float32)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from app.retrieval.embedding import _OnnxModel, _packaged
+from app.retrieval.onnx import OnnxModel, packaged
 
 QUERY_MARK, PASSAGE_MARK = 1, 2  # token ids that tell the model which of the two it reads
 MOST_TOKENS = 384
@@ -27,10 +27,10 @@ def packaged_colbert_dir() -> Path:
     Raises:
         MissingExtra: tells the pip line.
     """
-    return _packaged("colbert", "late interaction")
+    return packaged("colbert", "late interaction")
 
 
-class LateInteraction(_OnnxModel):
+class LateInteraction(OnnxModel):
     """A ColBERT model (Khattab and Zaharia, SIGIR 2020): one vector a token.
 
     The vectors of a passage do not depend on the query, so they are kept: a passage that is

@@ -144,7 +144,7 @@ class Searches:
         vector = None
         if ranking.dense > 0:
             call.usage.embedding_tokens += self._stores.embedder.count_tokens(query)
-            vector = await self._stores.embed_query(query)
+            vector = await self._stores.embedder.embed_query(query)
         found: list[tuple[Found, StoreIndex]] = []
         for store in stores:
             async with self._stores.using(store, store.version) as index:

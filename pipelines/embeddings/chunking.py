@@ -87,7 +87,7 @@ class ChunkTask:
 
 class _Cutter:
     def __init__(self, job: EmbedJob, model: ModelInfo) -> None:
-        self._count = token_counter(job.model_dir, job.threads)
+        self._count = token_counter(job.model)
         self._most = min(job.max_tokens, model.max_tokens)
         self._overlap = min(job.overlap_tokens, self._most // 2)
         self._model = model

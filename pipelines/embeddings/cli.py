@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from pipelines.embeddings.job import ModelSpec
 
 pipeline = typer.Typer(no_args_is_help=True, help="Bulk work on files of many passages.")
 
@@ -38,9 +41,6 @@ def embed(
     buckets: Annotated[
         int, typer.Option(help="Parts in which keys are matched; 4096 from 1e9 passages on.")
     ] = 256,
-    model_dir: Annotated[
-        str | None, typer.Option(help="Folder of the model; default as the gateway's.")
-    ] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0 for one a processor.")] = 0,
     threads: Annotated[int, typer.Option(help="Of each process's model.")] = 1,
     runner: Annotated[str, typer.Option(help="'local' or 'ray'.")] = "local",
@@ -60,15 +60,20 @@ def embed(
 ) -> None:
     """Embed rows in bulk into Parquet shards; run it again to resume or to bring them up to date.
 
+    The model is the gateway's, set by OSTIARY_EMBEDDING_DIR or OSTIARY_EMBEDDING_URL.
+
     Exits 0 when all is there, 1 when a file or shard failed, 130 or 143 when told to stop.
     """
     from app.errors import OstiaryError
-    from app.settings import Settings
     from pipelines.embeddings.job import MIB, Columns, EmbedJob
     from pipelines.embeddings.progress import Progress, shown
     from pipelines.embeddings.run import embed as run
 
-    own = Settings().embedding_dir
+    try:
+        model = _model(threads)
+    except OstiaryError as error:
+        _say(f"ostiary: {error.message}")
+        raise typer.Exit(1) from error
     job = EmbedJob(
         inputs=tuple(inputs),
         output=output,
@@ -78,8 +83,7 @@ def embed(
         shard_bytes=shard_mib * MIB,
         shard_rows=shard_rows,
         buckets=buckets,
-        model_dir=model_dir or (str(own) if own else None),
-        threads=threads,
+        model=model,
     )
     told: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -112,6 +116,29 @@ def embed(
         raise typer.Exit(128 + told[0])
     if report.state == "incomplete":
         raise typer.Exit(1)
+
+
+def _model(threads: int) -> ModelSpec:
+    """The gateway's own model, so that the shards fit its collections."""
+    from app.settings import Settings
+    from pipelines.embeddings.job import ModelSpec
+
+    own = Settings()
+    folder = own.embedding_dir
+    if folder is not None and not own.embedding_url:
+        from app.retrieval.conversion import with_onnx
+
+        folder = with_onnx(folder, own.data_dir / "models").absolute()
+    return ModelSpec(
+        folder=str(folder) if folder else None,
+        file=own.embedding_file,
+        threads=threads,
+        passage_prefix=own.embedding_passage_prefix,
+        dimensions=own.embedding_dimensions,
+        url=own.embedding_url,
+        name=own.embedding_model,
+        max_tokens=own.embedding_max_tokens,
+    )
 
 
 def _runner(name: str, workers: int, threads: int, address: str, gpus: float) -> Any:

@@ -27,6 +27,31 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Which encoder makes the vectors; the same as the gateway's where shards go to it.
+
+    Args:
+        folder: of an ONNX model; None takes the packaged bge-small-en.
+        file: the ONNX file in it; found where None.
+        threads: of one forward pass.
+        passage_prefix: put before a passage; the model's own where None.
+        dimensions: cut vectors to as many, where the model allows it.
+        url: a server of ``/v1/embeddings`` instead, which ``OSTIARY_EMBEDDING_API_KEY`` opens.
+        name: the model's name there.
+        max_tokens: that the server takes.
+    """
+
+    folder: str | None = None
+    file: str | None = None
+    threads: int = 1
+    passage_prefix: str | None = None
+    dimensions: int | None = None
+    url: str | None = None
+    name: str = ""
+    max_tokens: int = 512
+
+
+@dataclass(frozen=True, slots=True)
 class EmbedJob:
     """One output folder's work.
 
@@ -39,8 +64,6 @@ class EmbedJob:
         shard_rows: at most so many rows in one work unit, whatever their bytes.
         buckets: into how many parts the keys are sorted to be matched, a power of two; one
             part is held in memory at a time. Fixed by the folder's first run.
-        model_dir: a folder with an ONNX model; None takes the packaged bge-small-en.
-        threads: of one worker's model.
     """
 
     inputs: tuple[str, ...]
@@ -51,8 +74,7 @@ class EmbedJob:
     shard_bytes: int = 8 * MIB
     shard_rows: int = 1_000_000
     buckets: int = 256
-    model_dir: str | None = None
-    threads: int = 1
+    model: ModelSpec = ModelSpec()
 
     def check(self) -> None:
         """Refuse what cannot be done.
@@ -73,7 +95,9 @@ class EmbedJob:
                 "half of max_tokens.",
                 param="overlap_tokens",
             )
-        for name in ("shard_bytes", "shard_rows", "threads"):
+        if self.model.threads < 1:
+            raise BadRequest(f"threads is {self.model.threads}; give at least 1.", param="threads")
+        for name in ("shard_bytes", "shard_rows"):
             if getattr(self, name) < 1:
                 raise BadRequest(f"{name} is {getattr(self, name)}; give at least 1.", param=name)
         if not 1 <= self.buckets <= 65_536 or self.buckets & (self.buckets - 1):

@@ -15,7 +15,7 @@ from pipelines.embeddings import keys
 from pipelines.embeddings.chunking import Chunked, ChunkTask
 from pipelines.embeddings.driving import Driver, Stopped
 from pipelines.embeddings.embed_stage import EmbedStage
-from pipelines.embeddings.job import EmbedJob
+from pipelines.embeddings.job import EmbedJob, ModelSpec
 from pipelines.embeddings.journal import Journal
 from pipelines.embeddings.layout import Unit, write_errors
 from pipelines.embeddings.lineage import Lineage
@@ -67,15 +67,14 @@ class Report:
 class DescribeTask:
     """Loads the model in a worker, so that the driver never holds it."""
 
-    model_dir: str | None
-    threads: int
+    spec: ModelSpec
 
     @property
     def label(self) -> str:
         return "load the model"
 
     def run(self) -> ModelInfo:
-        return describe(self.model_dir, self.threads)
+        return describe(self.spec)
 
 
 def embed(
@@ -152,7 +151,7 @@ class _Run:
         return self._finish(plan, journal)
 
     def _describe(self) -> ModelInfo:
-        for outcome in self._drive([DescribeTask(self.job.model_dir, self.job.threads)]):
+        for outcome in self._drive([DescribeTask(self.job.model)]):
             if outcome.error:
                 raise Unavailable(outcome.error, code=outcome.code)
             model: ModelInfo = outcome.value

@@ -65,7 +65,7 @@ def attempt(task: Task) -> tuple[Any, str, str, bool]:
     try:
         return task.run(), "", "", False
     except OstiaryError as error:
-        return None, error.code, error.message, False
+        return None, error.code, error.message, error.code == "embedding_server_away"
     except OSError as error:  # a network file system's hiccup, or a full disk
         return None, "storage_error", f"{type(error).__name__}: {str(error)[:300]}", True
     except Exception as error:
@@ -95,6 +95,7 @@ class LocalRunner:
         self._context = get_context("spawn")
         self._idle: list[ProcessPoolExecutor] = []
         self._running: dict[Future[Any], tuple[Task, ProcessPoolExecutor, int]] = {}
+        self._processes: dict[ProcessPoolExecutor, list[BaseProcess]] = {}
         self._waiting: deque[tuple[Task, int]] = deque()
 
     def submit(self, task: Task) -> None:
@@ -111,6 +112,8 @@ class LocalRunner:
                 self._drop(pool)
                 self._waiting.appendleft((task, tries))
                 continue
+            # the pool forgets its process when it breaks, and the process tells of what
+            self._processes[pool] = list(pool._processes.values())
             self._running[future] = (task, pool, tries)
 
     def _pool(self) -> ProcessPoolExecutor:
@@ -126,9 +129,10 @@ class LocalRunner:
                 value, code, error, again = future.result()
                 self._idle.append(pool)
             except BrokenProcessPool:
+                how = self._end_of(pool)
                 self._drop(pool)
                 value, code, again = None, "worker_died", True
-                error = f"Its worker process died {tries} times (killed, or out of memory)."
+                error = f"Its worker process died {tries} times, the last time {how}."
             if error and again and tries < ATTEMPTS:
                 self._waiting.append((task, tries + 1))
             else:
@@ -138,17 +142,24 @@ class LocalRunner:
 
     def pids(self) -> list[int]:
         """Return the worker processes' ids."""
-        pools = [*self._idle, *(pool for _, pool, _ in self._running.values())]
-        return [pid for pool in pools for pid in (pool._processes or {})]
+        return [p.pid for found in self._processes.values() for p in found if p.pid is not None]
+
+    def _end_of(self, pool: ProcessPoolExecutor) -> str:
+        for process in self._processes.get(pool, []):
+            process.join(5)
+            if process.exitcode is not None and process.exitcode < 0:
+                return f"of signal {-process.exitcode} (9 is also what running out of memory gives)"
+            return f"with exit code {process.exitcode}"
+        return "before it began"
 
     def _drop(self, pool: ProcessPoolExecutor) -> None:
+        self._processes.pop(pool, None)
         pool.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
         self._waiting.clear()
-        pools = [*self._idle, *(pool for _, pool, _ in self._running.values())]
-        for pool in pools:
-            for process in list((pool._processes or {}).values()):
+        for pool, processes in list(self._processes.items()):
+            for process in processes:
                 process.kill()  # what it writes has a temporary name
             self._drop(pool)
         self._running.clear()

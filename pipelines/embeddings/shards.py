@@ -70,7 +70,7 @@ class EmbedTask:
         """Write the shard where it is not there yet.
 
         Raises:
-            Unavailable: a shard that owns one of the vectors is gone.
+            Unavailable: a shard that owns one of the vectors is gone, or the model's server is.
         """
         folder = Folder(self.job.output)
         if not folder.exists(self.unit.shard):
@@ -140,9 +140,13 @@ class EmbedTask:
         return vectors, good
 
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:
-        encode = encoder(self.job.model_dir, self.job.threads).encode_passages
+        encode = encoder(self.job.model).encode_passages
         try:
             return encode(texts)
+        except Unavailable as error:
+            if error.code != "embedding_server_refused":
+                raise  # the server is away, whatever the texts are
+            log.exception("%d passages were refused; trying one by one", len(texts))
         except Exception:
             log.exception("a slice of %d passages failed; trying one by one", len(texts))
         vectors = np.full((len(texts), self.model.dim), np.nan, np.float32)

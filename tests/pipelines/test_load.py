@@ -15,10 +15,13 @@ from pipelines.embeddings.load import build_segments, load, milvus_files, vector
 from pipelines.embeddings.progress import Progress
 from pipelines.embeddings.run import Report
 from pipelines.embeddings.runners import LocalRunner
+from tests.conftest import wait_for
 from tests.pipelines.conftest import silent
 from tests.pipelines.corpus import document, job, read_all, write_lines
+from tests.retrieval.conftest import MilvusEngine, MilvusServer, milvus_server
 
 Run = Callable[..., Report]
+__all__ = ["milvus_server"]  # a fixture of its neighbours
 
 
 class Recorder:
@@ -112,3 +115,36 @@ def test_files_for_milvus_hold_number_file_and_vector(shards: Path, tmp_path: Pa
     assert [row["number"] for row in rows] == table["number"].to_pylist()
     assert [row["file_id"] for row in rows] == table["document"].to_pylist()
     assert len(rows[0]["vector"]) == 384
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*ORM-style")
+def test_a_milvus_server_imports_the_files_itself(
+    shards: Path,
+    tmp_path: Path,
+    milvus_server: MilvusServer,
+) -> None:
+    from pymilvus import connections, utility
+
+    engine = MilvusEngine(milvus_server.url, "bulk", 384, token=milvus_server.token)
+    table = read_all(shards)
+    vectors = vectors_of(table, 384)
+    assert engine.search(vectors[0], 1)[0].tolist() == []  # which makes the collection
+    names = milvus_files(str(shards), str(tmp_path))
+    connections.connect(uri=milvus_server.url, token=milvus_server.token)
+    try:
+        asked = [utility.do_bulk_insert("bulk", [str(tmp_path / name)]) for name in names]
+
+        def states() -> list[str]:
+            return [utility.get_bulk_insert_state(task).state_name for task in asked]
+
+        wait_for(lambda: set(states()) <= {"Completed", "Failed"}, 120, "the import")
+        assert set(states()) == {"Completed"}
+    finally:
+        connections.disconnect("default")
+
+    def found() -> list[Any]:
+        return [engine.search(vector, 1)[0].tolist() for vector in vectors]
+
+    expected = [[number] for number in table["number"].to_pylist()]
+    wait_for(lambda: found() == expected, 60, "the imported rows to be found")

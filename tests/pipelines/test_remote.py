@@ -1,19 +1,21 @@
-"""Inputs and output in an S3-compatible store, spoken to over HTTP."""
+"""What lies elsewhere: an S3-compatible store, and a model behind ``/v1/embeddings``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pipelines.embeddings.load import load
+from pipelines.embeddings.job import ModelSpec
+from pipelines.embeddings.load import load, vectors_of
 from pipelines.embeddings.progress import Progress
 from pipelines.embeddings.run import embed, prune
 from pipelines.embeddings.runners import LocalRunner
-from tests.conftest import package
+from tests.conftest import Gateway, package
 from tests.pipelines.conftest import silent
-from tests.pipelines.corpus import contents, document, job, write_lines
+from tests.pipelines.corpus import contents, document, job, read_all, write_lines
 
 
 @pytest.fixture
@@ -60,3 +62,20 @@ def test_an_object_store_holds_the_same_bytes_as_a_folder(bucket: str, tmp_path:
     load(f"{bucket}/out", lambda file_id, numbers, vectors: seen.update({file_id: len(numbers)}))
     assert seen == {f"r{i}": 1 for i in range(24)}
     assert prune(f"{bucket}/out") == 0
+
+
+def test_a_model_server_gives_the_vectors_of_its_model(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OSTIARY_EMBEDDING_API_KEY", gateway.key)
+    source = write_lines(tmp_path / "a.jsonl", map(document, range(12)))
+    crew = LocalRunner(2)  # begun now, so that it knows the key
+    try:
+        here = embed(job(source, tmp_path / "here"), crew, Progress(silent))
+        spec = ModelSpec(url=f"{gateway.url}/v1", name="bge-small-en")
+        there = embed(job(source, tmp_path / "there", model=spec), crew, Progress(silent))
+        assert there.state == here.state == "complete"
+        vectors = [vectors_of(read_all(tmp_path / name), 384) for name in ("here", "there")]
+        assert np.allclose((vectors[0] * vectors[1]).sum(axis=1), 1, atol=1e-4)
+    finally:
+        crew.close()

@@ -20,7 +20,7 @@ import pytest
 
 from app.errors import BadRequest, Conflict, Unavailable
 from app.retrieval.embedding import OnnxEmbedder, packaged_bge_dir
-from pipelines.embeddings.job import Columns
+from pipelines.embeddings.job import Columns, ModelSpec
 from pipelines.embeddings.load import vectors_of
 from pipelines.embeddings.progress import Progress, shown
 from pipelines.embeddings.run import Report, embed, prune
@@ -161,7 +161,7 @@ def test_an_output_folder_serves_one_model_and_layout(tmp_path: Path, run: Run) 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path, run: Run) -> None:
     source = write_lines(tmp_path / "a.jsonl", [document(0)])
     with pytest.raises(Unavailable, match=r"model\.onnx"):
-        run(job(source, tmp_path / "out", model_dir=str(tmp_path)))
+        run(job(source, tmp_path / "out", model=ModelSpec(folder=str(tmp_path))))
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path, run: Run) -> None:
@@ -175,7 +175,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path, run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("buckets", 3), ("max_tokens", -1), ("overlap_tokens", 200), ("threads", 0)],
+    [("buckets", 3), ("max_tokens", -1), ("overlap_tokens", 200), ("shard_bytes", 0)],
 )
 def test_a_job_that_makes_no_sense_is_refused(
     tmp_path: Path, run: Run, field: str, value: int
@@ -298,7 +298,7 @@ def test_a_task_that_kills_its_worker_fails_alone_after_three_attempts() -> None
             ("deadly", None, "worker_died"),
             ("harmless", "done", ""),
         }
-        assert any("died 3 times" in o.error for o in outcomes)
+        assert any("died 3 times, the last time of signal 9" in o.error for o in outcomes)
     finally:
         runner.close()
 

@@ -6,6 +6,7 @@ import asyncio
 import io
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,12 @@ class House:
     def _build(self) -> None:
         self.query_pool, self.work_pool = Pool("query", 2), Pool("ingest", 2, 100_000)
         self.stores = VectorStores(
-            self.db, embedder(), self.query_pool, self.work_pool, self.folder / "indexes", Engines()
+            self.db,
+            copy(embedder()),  # of its own, so that a test may hold it up
+            self.query_pool,
+            self.work_pool,
+            self.folder / "indexes",
+            Engines(),
         )
         self.searches = Searches(self.db, self.stores, self.query_pool)
         self.files = FileService(self.db, Blobs(str(self.folder / "files")), 10**9)
@@ -126,7 +132,7 @@ class House:
             for n, text in enumerate(texts)
         ]
         new = [_new_passage(store_id, job_id, p, 10) for p in pieces]
-        vectors = await self.stores.embed_passages(list(texts))
+        vectors = await self.stores.embedder.embed_passages(list(texts))
         async with self.using(store_id) as index:
             return await index.add(file_id, job_id, new, vectors, sum(map(len, texts)))
 

@@ -254,7 +254,7 @@ async def test_an_unfinished_segment_of_another_gateway_survives_the_opening_of_
     store = await house.new_store()
     await house.put(store, TEXTS[0])
     async with house.using(store) as index:
-        vectors = await house.stores.embed_passages([TEXTS[1]])
+        vectors = await house.stores.embedder.embed_passages([TEXTS[1]])
         assert isinstance(index.engine, FaissEngine)
         unnamed = index.engine.write("file-x", np.array([7], np.int64), vectors)
         await index.load()

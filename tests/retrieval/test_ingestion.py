@@ -63,14 +63,14 @@ async def job_over(house: House, job_id: str) -> str:
 def held(house: House, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
     """Hold the embedding up: (it has begun, let it go on)."""
     begun, gate = asyncio.Event(), asyncio.Event()
-    embed = house.stores.embed_passages
+    embed = house.stores.embedder.embed_passages
 
     async def wait(texts: list[str]) -> np.ndarray:  # type: ignore[type-arg]
         begun.set()
         await gate.wait()
         return await embed(texts)
 
-    monkeypatch.setattr(house.stores, "embed_passages", wait)
+    monkeypatch.setattr(house.stores.embedder, "embed_passages", wait)
     return begun, gate
 
 
@@ -113,7 +113,7 @@ async def test_a_step_that_breaks_fails_the_job_and_the_file(
     async def broken(texts: list[str]) -> None:
         raise RuntimeError("jane.roe@example.com")
 
-    monkeypatch.setattr(house.stores, "embed_passages", broken)
+    monkeypatch.setattr(house.stores.embedder, "embed_passages", broken)
     store, file_id = await house.new_store(), await house.upload(HANDBOOK)
     job_id = (await begin(house, store, file_id))[file_id]
     file = await ended(house, store, file_id)
