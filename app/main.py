@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from app import __version__
 from app.api import (
     admin,
+    builds,
     chat,
     docs,
     embeddings,
@@ -42,6 +43,7 @@ ROUTERS = (
     embeddings.router,
     files.router,
     vector_stores.router,
+    builds.router,
     jobs.router,
     guardrails.router,
     monitoring.router,

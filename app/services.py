@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from app.monitoring.audit import AuditLog
     from app.monitoring.drift import DriftMonitor
     from app.monitoring.metrics import Metrics
+    from app.retrieval.builds import Builds
     from app.retrieval.collections import VectorStores
     from app.retrieval.files import FileService
     from app.retrieval.ingestion import Ingestion
@@ -42,6 +43,7 @@ class Services:
     store_files: StoreFiles
     searches: Searches
     ingestion: Ingestion
+    builds: Builds
     router: Router
     chat: Chat
     responses: Responses

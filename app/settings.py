@@ -5,13 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+
+class EmbeddingModel(BaseModel):
+    """An embedding model in this process (``dir``) or on a server (``url``)."""
+
+    model_config = ConfigDict(extra="forbid")
+    dir: Path | None = None
+    file: str | None = None
+    url: str | None = None
+    api_key: SecretStr | None = None
+    dimensions: int | None = Field(None, ge=1)
+    query_prefix: str | None = None
+    passage_prefix: str | None = None
+    max_tokens: int = Field(512, ge=16)
 
 
 class Settings(BaseSettings):
@@ -110,6 +124,11 @@ class Settings(BaseSettings):
     )
     embedding_max_tokens: int = Field(
         512, ge=16, description="Tokens of a passage that the embedding server takes."
+    )
+    embedding_models: dict[str, EmbeddingModel] = Field(
+        {},
+        description="Further embedding models by the name they are served under, each with "
+        "dir or url, and file, api_key, dimensions, query_prefix, passage_prefix, max_tokens.",
     )
     reranker_dir: Path | None = Field(
         None, description="Folder of an ONNX cross-encoder; empty: the packaged one."

@@ -29,6 +29,7 @@ from app.monitoring.cost import Prices
 from app.monitoring.drift import DriftMonitor
 from app.monitoring.metrics import Metrics
 from app.pools import Pool
+from app.retrieval.builds import Builds
 from app.retrieval.collections import VectorStores
 from app.retrieval.conversion import with_onnx
 from app.retrieval.embedding import (
@@ -47,7 +48,7 @@ from app.retrieval.rerank import Reranker
 from app.retrieval.search import Searches
 from app.retrieval.store_files import StoreFiles
 from app.services import Services
-from app.settings import Settings
+from app.settings import EmbeddingModel, Settings
 from app.store.blobs import Blobs
 from app.store.db import Database
 from app.store.jobs import Jobs
@@ -130,16 +131,18 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     # retrieval
     query_pool = _pool(stack, metrics, "query", settings.cpu_threads)
     work_pool = _pool(stack, metrics, "ingest", settings.cpu_threads, queue=100_000)
-    embedder, scorer = None, None
+    models: dict[str, Embedder] = {}
+    scorer = None
     if settings.embedded_retrieval:
-        embedder = await _embedder(settings)
-        stack.push_async_callback(embedder.aclose)
-        metrics.watch_pool("embed", lambda: embedder.waiting)
+        for name, wanted in _embedding_models(settings).items():
+            models[name] = await _embedder(settings, name, wanted)
+            stack.push_async_callback(models[name].aclose)
+        metrics.watch_pool("embed", lambda: sum(m.waiting for m in models.values()))
         reranker_dir = settings.reranker_dir or packaged_reranker_dir()
         scorer = await asyncio.to_thread(CrossEncoder, reranker_dir, settings.cpu_threads)
     stores = VectorStores(
         db,
-        embedder,
+        models,
         query_pool,
         work_pool,
         data / "indexes",
@@ -156,7 +159,8 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     files = FileService(db, blobs, settings.max_file_bytes)
     attached = StoreFiles(db, stores)
     ingestion = Ingestion(jobs, files, stores, attached, work_pool, data / "scratch")
-    ingestion.govern = corridor.govern
+    builds = Builds(db, stores, jobs, work_pool, settings.recall_target)
+    ingestion.govern = builds.govern = corridor.govern
 
     # answers
     answers = None
@@ -165,7 +169,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
 
     await jobs.start()
     stack.push_async_callback(jobs.close)
-    if embedder is not None:
+    if models:
         await jobs.resume_lost()
         await ingestion.resume()
     flushing = asyncio.create_task(_forever(drift.flush, FLUSH_DRIFT_S))
@@ -190,6 +194,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         store_files=attached,
         searches=searches,
         ingestion=ingestion,
+        builds=builds,
         router=router,
         chat=Chat(router, guardrails, answers, prices),
         responses=Responses(db, router, guardrails, answers, prices),
@@ -268,19 +273,34 @@ def _engines(settings: Settings) -> Engines:
     )
 
 
-async def _embedder(settings: Settings) -> Embedder:
-    """The model of the embedding server if one is set, else the one in this process."""
-    if settings.embedding_url is None:
-        return await asyncio.to_thread(_load_embedder, settings)
-    key = settings.embedding_api_key
-    remote = RemoteEmbedder(
-        settings.embedding_url,
-        settings.embedding_model,
-        key.get_secret_value() if key else None,
+def _embedding_models(settings: Settings) -> dict[str, EmbeddingModel]:
+    """The embedding models by the name they are served under, the default one first."""
+    first = EmbeddingModel(
+        dir=settings.embedding_dir,
+        file=settings.embedding_file,
+        url=settings.embedding_url,
+        api_key=settings.embedding_api_key,
         dimensions=settings.embedding_dimensions,
         query_prefix=settings.embedding_query_prefix,
         passage_prefix=settings.embedding_passage_prefix,
         max_tokens=settings.embedding_max_tokens,
+    )
+    return {settings.embedding_model: first} | settings.embedding_models
+
+
+async def _embedder(settings: Settings, name: str, wanted: EmbeddingModel) -> Embedder:
+    """A model on its server if it has one, else in this process."""
+    if wanted.url is None:
+        return await asyncio.to_thread(_load_embedder, settings, wanted)
+    key = wanted.api_key
+    remote = RemoteEmbedder(
+        wanted.url,
+        name,
+        key.get_secret_value() if key else None,
+        dimensions=wanted.dimensions,
+        query_prefix=wanted.query_prefix,
+        passage_prefix=wanted.passage_prefix,
+        max_tokens=wanted.max_tokens,
     )
     try:
         await remote.start()
@@ -290,16 +310,16 @@ async def _embedder(settings: Settings) -> Embedder:
     return remote
 
 
-def _load_embedder(settings: Settings) -> OnnxEmbedder:
+def _load_embedder(settings: Settings, wanted: EmbeddingModel) -> OnnxEmbedder:
     threads = settings.cpu_threads
     few = threads <= 2  # beyond, one text is too little work to share among them
     embedder = OnnxEmbedder(
-        with_onnx(settings.embedding_dir or packaged_bge_dir(), settings.data_dir / "models"),
+        with_onnx(wanted.dir or packaged_bge_dir(), settings.data_dir / "models"),
         threads if few else 1,
-        settings.embedding_query_prefix,
-        settings.embedding_passage_prefix,
-        settings.embedding_dimensions,
-        settings.embedding_file,
+        wanted.query_prefix,
+        wanted.passage_prefix,
+        wanted.dimensions,
+        wanted.file,
         workers=1 if few else threads,
     )
     embedder.encode_query("warm")

@@ -53,7 +53,8 @@ async def measure_all(questions: list[dict[str, object]]) -> Floats:
     pool = Pool("query", settings.cpu_threads)
     embedder = OnnxEmbedder(settings.embedding_dir or packaged_bge_dir(), settings.cpu_threads)
     scorer = CrossEncoder(settings.reranker_dir or packaged_reranker_dir(), settings.cpu_threads)
-    stores = VectorStores(db, embedder, pool, pool, settings.data_dir / "indexes", Engines())
+    models = {settings.embedding_model: embedder}
+    stores = VectorStores(db, models, pool, pool, settings.data_dir / "indexes", Engines())
     searches = Searches(db, stores, pool)
     query = select(vector_stores.c.id, vector_stores.c.tenant_id).where(
         vector_stores.c.name == SAMPLE_STORE

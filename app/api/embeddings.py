@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Request
 
 from app.api.common import ERRORS
-from app.errors import BadRequest, NotFound
+from app.errors import BadRequest
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
 from app.llm.openai_types import EmbeddingsRequest, EmbeddingsResponse
@@ -24,16 +24,7 @@ async def create_embeddings(
 ) -> EmbeddingsResponse:
     """Turn texts into unit vectors."""
     services: Any = request.app.state.services
-    stores = services.vector_stores
-    embedder = stores.embedder
-    if body.model != services.settings.embedding_model:
-        raise NotFound(
-            "embedding model",
-            body.model,
-            remedy="GET /v1/models lists the served ones.",
-            param="model",
-            code="model_not_found",
-        )
+    _, embedder = services.vector_stores.model(body.model)
     dimensions = body.dimensions or embedder.dim
     embedder.cut(np.zeros((0, embedder.dim), np.float32), dimensions)  # refuses before any work
     texts = _texts(body.input)

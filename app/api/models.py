@@ -18,10 +18,7 @@ SINCE = 1_732_406_400  # a fixed day: the models have no birthday of their own h
 
 
 def _names(services: Any) -> list[str]:
-    names: list[str] = [*services.router.names]
-    if services.settings.embedded_retrieval:
-        names.append(services.settings.embedding_model)
-    return names
+    return [*services.router.names, *services.vector_stores.models]
 
 
 @router.get("")

@@ -61,6 +61,14 @@ class ChunkingStrategy(BaseModel):
         }
 
 
+class StoreExtras(BaseModel):
+    """What the index is made with; the gateway's defaults where left out."""
+
+    model_config = ConfigDict(extra="forbid")
+    engine: Literal["faiss", "milvus"] | None = None
+    embedding_model: Annotated[str, Field(max_length=200)] | None = None
+
+
 class CreateBody(BaseModel):
     name: Name | None = None
     description: Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")] | None = None
@@ -68,6 +76,7 @@ class CreateBody(BaseModel):
     expires_after: ExpiresAfter | None = None
     chunking_strategy: ChunkingStrategy | None = None
     metadata: Metadata | None = None
+    ostiary: StoreExtras | None = None
 
 
 class ChangeBody(BaseModel):
@@ -195,6 +204,8 @@ class StoreState(BaseModel):
     disk_bytes: int
     recall_target: float
     recall: float | None = Field(description="recall@10 reached on held-out queries.")
+    embedding_model: str
+    build: str = Field(description="Which of the store's builds is searched.")
 
 
 class StoreObject(BaseModel):

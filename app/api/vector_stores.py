@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -17,6 +18,7 @@ from app.api.vector_store_shapes import (
     CreateBody,
     SearchBody,
     SearchPage,
+    StoreExtras,
     StoreFileList,
     StoreFileObject,
     StoreList,
@@ -57,6 +59,7 @@ async def create_vector_store(request: Request, call: Write, body: CreateBody) -
     services: Any = request.app.state.services
     if body.file_ids:  # before anything is made
         await services.files.require(call.tenant_id, body.file_ids, "file_ids")
+    extras = body.ostiary or StoreExtras()
     store = await services.vector_stores.create(
         call,
         name=body.name,
@@ -64,6 +67,8 @@ async def create_vector_store(request: Request, call: Write, body: CreateBody) -
         metadata=body.metadata or {},
         chunking=body.chunking_strategy.limits() if body.chunking_strategy else {},
         expires_after_days=body.expires_after.days if body.expires_after else None,
+        embedding_model=extras.embedding_model,
+        engine=extras.engine,
     )
     if body.file_ids:
         _, fresh = await services.store_files.attach(call, store.id, body.file_ids, {}, {})
@@ -99,8 +104,10 @@ async def get_vector_store(request: Request, call: Read, vector_store_id: Id) ->
     """Get a vector store, with the state of its index."""
     services: Any = request.app.state.services
     shown = await _shown(services, call.tenant_id, vector_store_id)
-    state = await services.vector_stores.state(call.tenant_id, vector_store_id)
-    shown.ostiary = StoreState.model_validate(state)
+    store, state = await services.vector_stores.state(call.tenant_id, vector_store_id)
+    shown.ostiary = StoreState(
+        **asdict(state), embedding_model=store.embedding_model, build=store.build
+    )
     return shown
 
 

@@ -6,9 +6,10 @@ import asyncio
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from app.gateway.call import Call
 from app.ids import new_id
 from app.pools import Pool
 from app.retrieval.embedding import Embedder
-from app.retrieval.engines.base import EngineState
-from app.retrieval.engines.choice import Engines
+from app.retrieval.engines.base import EngineState, VectorEngine
+from app.retrieval.engines.choice import ORIGINAL, Engines
 from app.retrieval.index import StoreIndex
 from app.retrieval.types import Passage
 from app.store.db import Database
 from app.store.models import (
+    build_files,
+    index_builds,
     passages,
     removals,
     segments,
@@ -48,6 +51,8 @@ class VectorStore:
     embedding_model: str
     dim: int
     engine: str
+    build: str
+    embedding_version: str | None
     chunking: dict[str, Any]
     version: int
     created_at: float
@@ -72,14 +77,14 @@ class VectorStores:
     def __init__(
         self,
         db: Database,
-        embedder: Embedder | None,
+        models: Mapping[str, Embedder],
         query_pool: Pool,
         work_pool: Pool,
         folder: Path,
         engines: Engines,
         language: str = "en",
     ) -> None:
-        self._db, self._embedder = db, embedder
+        self._db, self.models = db, models
         self._query_pool, self._work_pool = query_pool, work_pool
         self._folder = folder
         self._engines = engines
@@ -87,15 +92,58 @@ class VectorStores:
         self._open: OrderedDict[str, StoreIndex] = OrderedDict()
         self._opening: dict[str, asyncio.Lock] = {}
 
-    @property
-    def embedder(self) -> Embedder:
-        """Raises Unavailable when this gateway runs without retrieval."""
-        if self._embedder is None:
+    def model(self, name: str | None = None) -> tuple[str, Embedder]:
+        """An embedding model and the name it is served under; the default one where None.
+
+        Raises:
+            NotFound: no model has this name.
+            Unavailable: this gateway runs without retrieval.
+        """
+        if not self.models:
             raise Unavailable(
                 "This gateway runs without retrieval (OSTIARY_EMBEDDED_RETRIEVAL=false).",
                 code="retrieval_disabled",
             )
-        return self._embedder
+        name = next(iter(self.models)) if name is None else name
+        if name not in self.models:
+            raise NotFound(
+                "embedding model",
+                name,
+                remedy="GET /v1/models lists the served ones.",
+                param="model",
+                code="model_not_found",
+            )
+        return name, self.models[name]
+
+    @property
+    def embedder(self) -> Embedder:
+        """The default model. Raises Unavailable when this gateway runs without retrieval."""
+        return self.model()[1]
+
+    def embedder_of(self, store: VectorStore) -> Embedder:
+        """The model that the store's vectors were made with.
+
+        Raises:
+            Conflict: it is not served any more, or has other weights now.
+        """
+        found = self.models.get(store.embedding_model)
+        if found is None and self.models:
+            raise Conflict(
+                f"This vector store was made with the embedding model '{store.embedding_model}', "
+                "which is not served here. Operator: add it to OSTIARY_EMBEDDING_MODELS, or "
+                "build the index anew with another model (POST "
+                "/v1/vector_stores/{vector_store_id}/builds).",
+                code="embedding_model_not_served",
+            )
+        embedder = found or self.embedder
+        if store.embedding_version not in (None, embedder.fingerprint):
+            raise Conflict(
+                f"The embedding model '{store.embedding_model}' is not the one that this vector "
+                "store was made with: its weights or settings have changed. Set them back, or "
+                "build the index anew (POST /v1/vector_stores/{vector_store_id}/builds).",
+                code="embedding_model_changed",
+            )
+        return embedder
 
     # -- stores -----------------------------------------------------------------------
 
@@ -108,8 +156,17 @@ class VectorStores:
         metadata: dict[str, str],
         chunking: dict[str, Any],
         expires_after_days: int | None,
+        embedding_model: str | None = None,
+        engine: str | None = None,
     ) -> VectorStore:
-        """Make an empty store."""
+        """Make an empty store, with the default model and engine unless others are named.
+
+        Raises:
+            NotFound: no embedding model has this name.
+            BadRequest: the engine is not configured.
+        """
+        model, embedder = self.model(embedding_model)
+        self.check_engine(engine or self._engines.default)
         now = time.time()
         store = VectorStore(
             new_id("vs_"),
@@ -117,9 +174,11 @@ class VectorStores:
             name,
             description,
             metadata,
-            self.embedder.name,
-            self.embedder.dim,
-            self._engines.default,
+            model,
+            embedder.dim,
+            engine or self._engines.default,
+            ORIGINAL,
+            embedder.fingerprint,
             chunking,
             0,
             now,
@@ -210,13 +269,32 @@ class VectorStores:
             index = self._open.pop(store_id, None)
             if index is not None:
                 await index.destroy()
-            else:
-                await asyncio.to_thread(self._remove, store)
+            await self._remove(store)
 
-    def _remove(self, store: VectorStore) -> None:
+    async def _remove(self, store: VectorStore) -> None:
+        """Delete the vectors of all builds of a deleted store, and its folder."""
+        table = index_builds.c
+        query = select(table.engine, table.dim, table.id).where(table.vector_store_id == store.id)
+        async with self._db.read() as connection:
+            found = {tuple(row) for row in await connection.execute(query)}
+        for engine, dim, build in found | {(store.engine, store.dim, store.build)}:
+            await asyncio.to_thread(self._destroy, store.id, engine, dim, build)
         folder = self._folder / store.id
-        self._engines.make(store.engine, store.id, store.dim, folder).destroy()
-        shutil.rmtree(folder, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        async with self._db.write() as connection:
+            for told in (build_files, index_builds):
+                await connection.execute(delete(told).where(told.c.vector_store_id == store.id))
+
+    def check_engine(self, engine: str) -> None:
+        """Raises BadRequest when an index cannot be made with this engine."""
+        self._engines.check(engine)
+
+    def make_engine(self, store_id: str, engine: str, dim: int, build: str) -> VectorEngine:
+        """The engine of one build of a store, nothing loaded yet; blocking."""
+        return self._engines.make(engine, store_id, dim, self._folder / store_id, build)
+
+    def _destroy(self, store_id: str, engine: str, dim: int, build: str) -> None:
+        self.make_engine(store_id, engine, dim, build).destroy()
 
     async def sweep(self) -> None:
         """Remove the indexes of deleted stores that a crash left on disk."""
@@ -229,7 +307,7 @@ class VectorStores:
         async with self._db.read() as connection:
             deleted = [VectorStore(**r) for r in (await connection.execute(query)).mappings()]
         for store in deleted:
-            await asyncio.to_thread(self._remove, store)
+            await self._remove(store)
 
     async def counts(self, store_ids: Sequence[str]) -> dict[str, dict[str, int]]:
         """File counts by status and the bytes used, by store."""
@@ -280,10 +358,8 @@ class VectorStores:
     async def _opened(self, store: VectorStore) -> StoreIndex:
         folder = self._folder / store.id
         folder.mkdir(parents=True, exist_ok=True)
-        engine = await self._work_pool.run(
-            self._engines.make, store.engine, store.id, store.dim, folder
-        )
-        index = StoreIndex(self._db, self._work_pool, store.id, engine, folder, self._language)
+        make = partial(self.make_engine, store.id)
+        index = StoreIndex(self._db, self._work_pool, store.id, make, folder, self._language)
         try:
             await index.load()
         except NotFound:
@@ -299,11 +375,11 @@ class VectorStores:
                 return
             await self._open.pop(idle).close()
 
-    async def state(self, tenant_id: str, store_id: str) -> EngineState:
-        """What a store's index is like now."""
+    async def state(self, tenant_id: str, store_id: str) -> tuple[VectorStore, EngineState]:
+        """A store, and what the index that is searched is like now."""
         store = await self.get(tenant_id, store_id)
         async with self.using(store, store.version) as index:
-            return await self._query_pool.run(index.engine.state)
+            return store, await self._query_pool.run(index.engine.state)
 
     async def close(self) -> None:
         """Close every opened store."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,13 +20,13 @@ from app.pools import Pool
 from app.retrieval.engines.base import SegmentInfo, VectorEngine
 from app.retrieval.engines.faiss import FaissEngine
 from app.retrieval.lexical import LexicalIndex, RebuildNeeded
+from app.retrieval.manifest import Manifest
 from app.retrieval.types import AttributeValue
 from app.store.db import Database
 from app.store.models import (
     files,
     passages,
     removals,
-    segments,
     vector_store_files,
     vector_stores,
 )
@@ -35,6 +36,21 @@ WORDS_BATCH = 1000
 ABANDONED_S = 3600.0
 # Words that SQL does not know cost only space, until there are many.
 ORPHANS_LEAST, ORPHANS_SHARE = 1000, 0.2
+
+MakeEngine = Callable[[str, int, str], VectorEngine]  # of an engine's name, dim and build
+
+
+class BuildChanged(Exception):
+    """Another build is searched now: vectors may be of another model. Begin again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """One build of a store's vectors, opened."""
+
+    build: str
+    engine: VectorEngine
+    manifest: Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +79,15 @@ class StoreIndex:
         db: Database,
         pool: Pool,
         store_id: str,
-        engine: VectorEngine,
+        make: MakeEngine,
         folder: Path,
         language: str = "en",
     ) -> None:
         self._db, self._pool = db, pool
         self.store_id = store_id
         self._folder = folder
-        self.engine = engine
-        # the engine whose manifest is ours to keep
-        self._faiss = engine if isinstance(engine, FaissEngine) else None
+        self._make = make
+        self._live: Live | None = None
         self._language = language
         self._lexical: LexicalIndex | None = None
         # Searches read these in other threads: looked up there, never walked through.
@@ -83,6 +98,17 @@ class StoreIndex:
         self._gone = False
         self._writing = asyncio.Lock()
         self._compacting: asyncio.Task[None] | None = None
+
+    @property
+    def live(self) -> Live:
+        """The build that is searched; there once :meth:`load` has ended. Read it once a search."""
+        assert self._live is not None
+        return self._live
+
+    @property
+    def engine(self) -> VectorEngine:
+        """The engine of the build that is searched."""
+        return self.live.engine
 
     @property
     def words(self) -> LexicalIndex:
@@ -115,41 +141,28 @@ class StoreIndex:
             raise NotFound("vector store", self.store_id)
         ours = passages.c.vector_store_id == self.store_id
         async with self._db.read() as connection:
-            version = await connection.scalar(
-                select(vector_stores.c.version).where(
-                    vector_stores.c.id == self.store_id, vector_stores.c.deleted_at.is_(None)
+            about = vector_stores.c
+            found = await connection.execute(
+                select(about.version, about.build, about.engine, about.dim).where(
+                    about.id == self.store_id, about.deleted_at.is_(None)
                 )
             )
-            if version is None:
+            row = found.one_or_none()
+            if row is None:
                 raise NotFound("vector store", self.store_id)
-            infos, removed = await self._manifest(connection)
+            infos, removed = await Manifest(self._db, self.store_id, row.build).read(connection)
             live = int(await connection.scalar(select(func.count()).where(ours)) or 0)
             await self._load_files(connection)
-        if self._faiss is not None:
-            await self._pool.run(self._faiss.load, infos, removed)
-            await self._pool.run(self._faiss.sweep, {i.name for i in infos}, ABANDONED_S)
-        self.version = int(version)
+        opened = self._live
+        if opened is None or opened.build != row.build:
+            engine = await self._pool.run(self._make, row.engine, row.dim, row.build)
+            opened = Live(row.build, engine, Manifest(self._db, self.store_id, row.build))
+        if isinstance(opened.engine, FaissEngine):
+            await self._pool.run(opened.engine.load, infos, removed)
+            await self._pool.run(opened.engine.sweep, {i.name for i in infos}, ABANDONED_S)
+        self._live, self.version = opened, int(row.version)
         await self._open_words(live)
         self.compact_soon()
-
-    async def _manifest(
-        self, connection: AsyncConnection
-    ) -> tuple[list[SegmentInfo], list[tuple[str, int]]]:
-        rows = await connection.execute(
-            select(segments)
-            .where(segments.c.vector_store_id == self.store_id)
-            .order_by(segments.c.created_at, segments.c.name)
-        )
-        infos = [
-            SegmentInfo(**{name: row[name] for name in SegmentInfo.__dataclass_fields__})
-            for row in rows.mappings()
-        ]
-        gone = await connection.execute(
-            select(removals.c.file_id, removals.c.version).where(
-                removals.c.vector_store_id == self.store_id
-            )
-        )
-        return infos, [(r.file_id, r.version) for r in gone]
 
     async def _load_files(self, connection: AsyncConnection) -> None:
         rows = await connection.execute(
@@ -218,11 +231,16 @@ class StoreIndex:
         new: list[NewPassage],
         vectors: NDArray[np.float32],
         usage_bytes: int,
+        build: str,
     ) -> bool:
         """Make one file searchable; False when it no longer waits for this job.
 
         Args:
             vectors: float32 array of shape (len(new), dim), unit norm.
+            build: that the vectors were made for.
+
+        Raises:
+            BuildChanged: another build has become the one that is searched.
         """
         waiting = (
             (vector_store_files.c.vector_store_id == self.store_id)
@@ -231,6 +249,8 @@ class StoreIndex:
             & (vector_store_files.c.status == "in_progress")
         )
         async with self._writing:
+            if self.live.build != build:
+                raise BuildChanged
             async with self._db.read() as connection:
                 known = select(files.c.filename).join(
                     vector_store_files, vector_store_files.c.file_id == files.c.id
@@ -261,7 +281,7 @@ class StoreIndex:
                     attributes = dict(await connection.scalar(labels) or {})
             if not done.rowcount:
                 await self._pool.run(self._forget_words, file_id)
-                if self._faiss is None:
+                if info is None:
                     await self._pool.run(self.engine.remove, file_id)
                 return False
             self.attributes[file_id], self.filenames[file_id] = attributes, filename
@@ -300,11 +320,7 @@ class StoreIndex:
         if rows:
             await connection.execute(insert(passages), rows)
         if info is not None:
-            await connection.execute(insert(segments).values(**self._row(info)))
-
-    def _row(self, info: SegmentInfo) -> dict[str, object]:
-        named = {name: getattr(info, name) for name in SegmentInfo.__dataclass_fields__}
-        return {"vector_store_id": self.store_id, "created_at": time.time(), **named}
+            await self.live.manifest.put(connection, info)
 
     async def remove_file(self, file_id: str) -> bool:
         """Detach a file: gone from SQL first, then from memory, words and segments."""
@@ -360,14 +376,20 @@ class StoreIndex:
 
     def compact_soon(self) -> None:
         """Merge segments in the background where that is due."""
-        if self._faiss is not None and (self._compacting is None or self._compacting.done()):
-            self._compacting = asyncio.create_task(self._compact(self._faiss))
+        if self._compacting is None or self._compacting.done():
+            self._compacting = asyncio.create_task(self.compact(self.live))
 
-    async def _compact(self, engine: FaissEngine) -> None:
-        """Merge while it is due; writers and searches go on meanwhile."""
+    async def compact(self, live: Live) -> None:
+        """Merge a build's segments while it is due; writers and searches go on meanwhile."""
+        engine = live.engine
+        if not isinstance(engine, FaissEngine):
+            return
         while not self._gone:
             async with self._writing:
-                due, version = engine.due(), self.version
+                version = self.version
+                if live is not self._live:
+                    version = await self.refresh(live)
+                due = engine.due()
             if not due:
                 return
             merged = await self._pool.run(engine.merge, due)
@@ -377,31 +399,25 @@ class StoreIndex:
                     return  # the folder is removed as a whole
                 if merged is not None:
                     merged = replace(merged, version=version)
-                if not await self._rename(names, merged):
+                if not await live.manifest.replace(names, merged):
                     if merged is not None:  # another gateway merged them first
                         await self._pool.run(engine.delete_segment, merged.name)
-                    await self._load()
+                    if live is self._live:
+                        await self._load()
                     return
                 await self._pool.run(engine.swap, due, merged)
             for name in names:
                 await self._pool.run(engine.delete_segment, name)
 
-    async def _rename(self, names: Sequence[str], merged: SegmentInfo | None) -> bool:
-        """Put a merged segment in the manifest in place of others; False when they are gone."""
-        mine = segments.c.vector_store_id == self.store_id
-        async with self._db.write() as connection:
-            found = select(segments.c.name).where(mine, segments.c.name.in_(names))
-            if len((await connection.execute(found.with_for_update())).all()) != len(names):
-                return False
-            await connection.execute(delete(segments).where(mine, segments.c.name.in_(names)))
-            if merged is not None:
-                await connection.execute(insert(segments).values(**self._row(merged)))
-            oldest = await connection.scalar(select(func.min(segments.c.version)).where(mine))
-            done = removals.c.vector_store_id == self.store_id
-            if oldest is not None:
-                done &= removals.c.version <= oldest
-            await connection.execute(delete(removals).where(done))
-        return True
+    async def refresh(self, live: Live) -> int:
+        """Tell a build that is not searched what was removed; returns the version that this is."""
+        async with self._db.read() as connection:
+            about = select(vector_stores.c.version).where(vector_stores.c.id == self.store_id)
+            version = int(await connection.scalar(about) or 0)
+            infos, removed = await live.manifest.read(connection)
+        if isinstance(live.engine, FaissEngine):
+            await self._pool.run(live.engine.load, infos, removed)
+        return version
 
     async def close(self) -> None:
         """Finish writing and release the files."""
@@ -412,11 +428,23 @@ class StoreIndex:
                 await self._pool.run(self._lexical.close)
 
     async def destroy(self) -> None:
-        """Close, and remove the files from disk; what is still to be written is dropped."""
+        """Close, and remove the folder; what is still to be written is dropped.
+
+        The engines are the caller's to destroy, those of other builds among them.
+        """
         self._gone = True
         await self.close()
-        await self._pool.run(self.engine.destroy)
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Keep everybody else from changing the store; searches go on."""
+        async with self._writing:
+            yield
+
+    async def reload(self) -> None:
+        """Read SQL anew; only while :meth:`held`."""
+        await self._load()
 
 
 async def bump(connection: AsyncConnection, store_id: str) -> int:

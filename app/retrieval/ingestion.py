@@ -7,21 +7,23 @@ import contextlib
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from app.errors import NotFound, OstiaryError
 from app.gateway.call import Call, Principal
 from app.pools import Pool
 from app.retrieval.chunking import chunk
 from app.retrieval.collections import VectorStores
+from app.retrieval.embedding import Embedder
 from app.retrieval.files import FileService
-from app.retrieval.index import NewPassage
+from app.retrieval.index import BuildChanged, NewPassage
 from app.retrieval.parsing import DocumentError, parse
 from app.retrieval.store_files import StoreFiles
 from app.retrieval.types import embedded_text
@@ -107,8 +109,10 @@ class Ingestion:
                 return
             limits = entry.chunking
             try:
+                store = await self._stores.get(job.tenant_id, store_id)
                 chunks = await self._pool.run(
                     self._cut,
+                    self._stores.embedder_of(store),
                     file.blob,
                     file.filename,
                     int(limits.get("max_tokens", 256)),
@@ -139,11 +143,15 @@ class Ingestion:
             await asyncio.to_thread(self._files.blobs.put, _work_key(job), body)
 
     def _cut(
-        self, blob: str, filename: str, max_tokens: int, overlap_tokens: int
+        self,
+        embedder: Embedder,
+        blob: str,
+        filename: str,
+        max_tokens: int,
+        overlap_tokens: int,
     ) -> list[dict[str, Any]]:
         with self._files.blobs.local_copy(blob, self._scratch) as path:
             blocks = parse(path, filename)
-        embedder = self._stores.embedder
         # the embedder reads no more than its own length of a passage
         most = min(max_tokens, embedder.max_tokens)
         chunks = chunk(blocks, most, min(overlap_tokens, most // 2), embedder.count_tokens)
@@ -164,29 +172,41 @@ class Ingestion:
                 await asyncio.to_thread(self._files.blobs.delete, _work_key(job))
                 return
             chunks = orjson.loads(await asyncio.to_thread(self._read_work, job))
-            embedder = self._stores.embedder
-            new = [
-                _new_passage(store_id, job.id, c, embedder.count_tokens(c["text"])) for c in chunks
-            ]
-            texts = [embedded_text(p.section, p.text) for p in new]
-            parts = [
-                await embedder.embed_passages(texts[i : i + BATCH])
-                for i in range(0, len(texts), BATCH)
-            ]
-            vectors = np.concatenate(parts) if parts else np.empty((0, embedder.dim), np.float32)
-            call.model = embedder.name
-            call.usage.embedding_tokens += sum(p.tokens for p in new)
-            size = sum(len(p.text.encode()) for p in new)
             with contextlib.suppress(NotFound):  # the store was deleted meanwhile
-                store = await self._stores.get(job.tenant_id, store_id)
-                async with self._stores.using(store) as index:
-                    await index.add(file_id, job.id, new, vectors, size)
-                    call.versions[f"index:{store_id}"] = str(index.version)
+                while not await self._added(call, job, chunks):
+                    log.info("the index of %s was switched; %s is embedded anew", store_id, file_id)
             await asyncio.to_thread(self._files.blobs.delete, _work_key(job))
+
+    async def _added(self, call: Call, job: Job, chunks: list[dict[str, Any]]) -> bool:
+        """Embed a file and make it searchable; False when another build is searched by then."""
+        store_id = job.args["store_id"]
+        store = await self._stores.get(job.tenant_id, store_id)
+        embedder = self._stores.embedder_of(store)
+        new = [_new_passage(store_id, job.id, c, embedder.count_tokens(c["text"])) for c in chunks]
+        vectors = await embedded(embedder, [embedded_text(p.section, p.text) for p in new])
+        call.model = store.embedding_model
+        call.usage.embedding_tokens += sum(p.tokens for p in new)
+        size = sum(len(p.text.encode()) for p in new)
+        async with self._stores.using(store) as index:
+            try:
+                await index.add(job.args["file_id"], job.id, new, vectors, size, store.build)
+            except BuildChanged:
+                await index.load()
+                return False
+            call.versions[f"index:{store_id}"] = str(index.version)
+        return True
 
     def _read_work(self, job: Job) -> bytes:
         with self._files.blobs.open(_work_key(job)) as stream:
             return stream.read()
+
+
+async def embedded(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Embed any number of passages: float32 array of shape (len(texts), dim), unit norm."""
+    parts = [
+        await embedder.embed_passages(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)
+    ]
+    return np.concatenate(parts) if parts else np.empty((0, embedder.dim), np.float32)
 
 
 def _work_key(job: Job) -> str:

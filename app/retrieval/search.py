@@ -13,11 +13,12 @@ from sqlalchemy import select
 from app.errors import BadRequest, Unavailable
 from app.gateway.call import Call
 from app.pools import Pool
-from app.retrieval.collections import VectorStores, passage_of
+from app.retrieval.collections import VectorStore, VectorStores, passage_of
 from app.retrieval.diversity import diversify, drop_near_duplicates, word_likeness
+from app.retrieval.engines.choice import ORIGINAL
 from app.retrieval.filters import Predicate, compile_filter
 from app.retrieval.fusion import reciprocal_rank, weighted_sum
-from app.retrieval.index import StoreIndex
+from app.retrieval.index import BuildChanged, StoreIndex
 from app.retrieval.rerank import Candidate, Reranker
 from app.retrieval.types import DEFAULT_RANKING, AttributeValue, Hit, Ranking
 from app.store.db import Database
@@ -27,6 +28,7 @@ from app.store.models import passages
 COSINE_LOW, COSINE_HIGH = 0.4, 0.9
 WIDE = 4  # times k are fused, 50 at least
 LEAST_WIDE = 50
+SWITCHES = 5  # of a store's index that one search follows
 RERANKED = 20  # best of the first stage that the cross-encoder reads
 
 
@@ -47,6 +49,7 @@ def find(
     k: int,
     files: set[str] | None = None,
     ranking: Ranking = DEFAULT_RANKING,
+    build: str = ORIGINAL,
 ) -> list[Found]:
     """Return the best passages of one store by fused vectors and words; blocking.
 
@@ -56,11 +59,18 @@ def find(
     Args:
         vector: float32 array of shape (dim,), unit norm; None to search by words alone.
         files: search these files only; all where None.
+        build: of the index that the vector was made for.
+
+    Raises:
+        BuildChanged: another build is searched now.
     """
+    live = index.live
+    if live.build != build:
+        raise BuildChanged
     wide = max(WIDE * k, LEAST_WIDE)
     dense: dict[int, float] = {}
     if vector is not None and ranking.dense > 0:
-        numbers, cosines = index.engine.search(vector, wide, files)
+        numbers, cosines = live.engine.search(vector, wide, files)
         dense = dict(zip(numbers.tolist(), cosines.tolist(), strict=True))
         if ranking.operators:
             kept = index.words.permitted(query, list(dense))
@@ -85,6 +95,7 @@ def find(
 
 def _find_where(
     index: StoreIndex,
+    build: str,
     query: str,
     vector: NDArray[np.float32] | None,
     k: int,
@@ -94,7 +105,7 @@ def _find_where(
 ) -> list[Found]:
     """:func:`find` among the files whose attributes are accepted."""
     files = {file_id for file_id, labels in labelled if accepts(labels)} if accepts else None
-    return find(index, query, vector, k, files, ranking)
+    return find(index, query, vector, k, files, ranking, build)
 
 
 def _thinned(hits: list[Hit], k: int, ranking: Ranking) -> list[Hit]:
@@ -141,20 +152,10 @@ class Searches:
             await self._stores.searchable(call.tenant_id, store_id)
             for store_id in dict.fromkeys(store_ids)
         ]
-        vector = None
-        if ranking.dense > 0:
-            call.usage.embedding_tokens += self._stores.embedder.count_tokens(query)
-            vector = await self._stores.embedder.embed_query(query)
+        vectors: dict[str, NDArray[np.float32]] = {}  # of the query, by model
         found: list[tuple[Found, StoreIndex]] = []
         for store in stores:
-            async with self._stores.using(store, store.version) as index:
-                call.versions[f"index:{store.id}"] = str(index.version)
-                # a list of this moment: the thread must not walk what the loop changes
-                labelled = list(index.attributes.items()) if accepts else []
-                got = await self._pool.run(
-                    _find_where, index, query, vector, k, accepts, labelled, ranking
-                )
-            found += [(f, index) for f in got]
+            found += await self._in_store(call, store, query, k, accepts, ranking, vectors)
             await self._stores.touch(store)
         found.sort(key=lambda pair: -pair[0].score)
         chosen_among = ranking.rerank or not ranking.near_duplicates or ranking.diversity > 0
@@ -170,6 +171,48 @@ class Searches:
         call.features["retrieval_score"] = hits[0].score if hits else 0.0
         call.lineage["stores"] = [store.id for store in stores]
         return hits
+
+    async def _in_store(
+        self,
+        call: Call,
+        store: VectorStore,
+        query: str,
+        k: int,
+        accepts: Predicate | None,
+        ranking: Ranking,
+        vectors: dict[str, NDArray[np.float32]],
+    ) -> list[tuple[Found, StoreIndex]]:
+        """What one store has; begins again when its index was switched to another build."""
+        for _ in range(SWITCHES):
+            vector = None
+            if ranking.dense > 0:
+                model, embedder = store.embedding_model, self._stores.embedder_of(store)
+                if model not in vectors:
+                    call.usage.embedding_tokens += embedder.count_tokens(query)
+                    vectors[model] = await embedder.embed_query(query)
+                vector = vectors[model]
+            async with self._stores.using(store, store.version) as index:
+                # a list of this moment: the thread must not walk what the loop changes
+                labelled = list(index.attributes.items()) if accepts else []
+                try:
+                    got = await self._pool.run(
+                        _find_where,
+                        index,
+                        store.build,
+                        query,
+                        vector,
+                        k,
+                        accepts,
+                        labelled,
+                        ranking,
+                    )
+                except BuildChanged:
+                    await index.load()
+                    store = await self._stores.searchable(call.tenant_id, store.id)
+                    continue
+                call.versions[f"index:{store.id}"] = str(index.version)
+            return [(f, index) for f in got]
+        raise Unavailable("The index is being switched. Send the request again.", code="switching")
 
     async def _rerank(self, call: Call, query: str, hits: list[Hit], budget_ms: int) -> list[Hit]:
         if self._reranker is None:

@@ -30,6 +30,7 @@ class StoreFile:
     file_id: str
     status: str
     attributes: dict[str, AttributeValue]
+    access: dict[str, list[str]] | None
     chunking: dict[str, Any]
     last_error: dict[str, str] | None
     usage_bytes: int

@@ -139,6 +139,9 @@ vector_stores = Table(
     Column("embedding_model", String(200), nullable=False),
     Column("dim", Integer, nullable=False),
     Column("engine", String(20), nullable=False, server_default="faiss"),
+    # which of its index builds is searched; engine, model and dim are those of this build
+    Column("build", Id, nullable=False, server_default="original"),
+    Column("embedding_version", String(64)),  # fingerprint of the model; unknown in old rows
     Column("chunking", JSON, nullable=False),
     Column("version", BigInteger, nullable=False),  # grows with every change of the contents
     Column("created_at", Float, nullable=False),
@@ -153,6 +156,7 @@ vector_store_files = Table(
     Column("file_id", Id, ForeignKey("files.id"), primary_key=True),
     Column("status", String(20), nullable=False),  # in_progress, completed, failed, cancelled
     Column("attributes", JSON, nullable=False),
+    Column("access", JSON),  # {"users": [...], "groups": [...]}; null: whoever may search
     Column("chunking", JSON, nullable=False),
     Column("last_error", JSON),
     Column("usage_bytes", BigInteger, nullable=False),
@@ -201,6 +205,7 @@ segments = Table(
     Column("effort", Integer, nullable=False, server_default="0"),
     Column("recall", Float, nullable=False, server_default="1"),
     Column("version", BigInteger, nullable=False, server_default="0"),  # of the store
+    Column("build", Id, nullable=False, server_default="original"),
 )
 removals = Table(  # files whose vectors still lie in segments older than the version
     "removals",
@@ -208,6 +213,31 @@ removals = Table(  # files whose vectors still lie in segments older than the ve
     Column("vector_store_id", Id, ForeignKey("vector_stores.id"), primary_key=True),
     Column("file_id", Id, primary_key=True),
     Column("version", BigInteger, primary_key=True, autoincrement=False),
+)
+index_builds = Table(  # of a store: the first is "original" and gets a row with the second
+    "index_builds",
+    metadata,
+    Column("vector_store_id", Id, ForeignKey("vector_stores.id"), primary_key=True),
+    Column("id", Id, primary_key=True),
+    Column("engine", String(20), nullable=False),
+    Column("embedding_model", String(200), nullable=False),
+    Column("embedding_version", String(64)),
+    Column("dim", Integer, nullable=False),
+    Column("status", String(20), nullable=False),  # building, ready, failed
+    Column("job_id", Id),
+    Column("passages", BigInteger, nullable=False),  # so far
+    Column("recall", Float),  # at 10, measured before it was ready
+    Column("error", JSON),
+    Column("created_at", Float, nullable=False),
+    Column("ready_at", Float),
+)
+build_files = Table(  # what a build holds besides the one that is searched
+    "build_files",
+    metadata,
+    Column("vector_store_id", Id, ForeignKey("vector_stores.id"), primary_key=True),
+    Column("build", Id, primary_key=True),
+    Column("file_id", Id, primary_key=True),
+    Column("job_id", Id, nullable=False),  # of the attachment that it is
 )
 
 # llm -----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any
 from app.gateway.call import Call, Principal
 from app.ids import new_id
 from app.pools import Pool
+from app.retrieval.builds import Builds
 from app.retrieval.collections import VectorStores
 from app.retrieval.embedding import OnnxEmbedder, packaged_bge_dir
 from app.retrieval.engines.choice import Engines
@@ -50,8 +51,16 @@ async def free_pass(door: str, route: str, principal: Principal) -> AsyncIterato
 class House:
     """Files, vector stores and ingestion of one process; ``reopen`` is a restart of it."""
 
-    def __init__(self, database_url: str, jobs_url: str, folder: Path) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        jobs_url: str,
+        folder: Path,
+        engines: Engines | None = None,
+        models: dict[str, OnnxEmbedder] | None = None,
+    ) -> None:
         self.url, self.jobs_url, self.folder = database_url, jobs_url, folder
+        self.engines, self.models = engines or Engines(), models or {"bge-small-en": embedder()}
         self.db = Database(database_url)
         self._build()
 
@@ -59,11 +68,12 @@ class House:
         self.query_pool, self.work_pool = Pool("query", 2), Pool("ingest", 2, 100_000)
         self.stores = VectorStores(
             self.db,
-            copy(embedder()),  # of its own, so that a test may hold it up
+            # of its own, so that a test may hold it up
+            {name: copy(model) for name, model in self.models.items()},
             self.query_pool,
             self.work_pool,
             self.folder / "indexes",
-            Engines(),
+            self.engines,
         )
         self.searches = Searches(self.db, self.stores, self.query_pool)
         self.files = FileService(self.db, Blobs(str(self.folder / "files")), 10**9)
@@ -77,7 +87,8 @@ class House:
             self.work_pool,
             self.folder / "scratch",
         )
-        self.ingestion.govern = free_pass
+        self.builds = Builds(self.db, self.stores, self.jobs, self.work_pool, 0.95)
+        self.ingestion.govern = self.builds.govern = free_pass
 
     async def create_tables(self) -> None:
         await asyncio.to_thread(metadata.create_all, self.db.sync_engine)
@@ -132,9 +143,11 @@ class House:
             for n, text in enumerate(texts)
         ]
         new = [_new_passage(store_id, job_id, p, 10) for p in pieces]
-        vectors = await self.stores.embedder.embed_passages(list(texts))
+        store = await self.stores.get(TENANT, store_id)
+        vectors = await self.stores.embedder_of(store).embed_passages(list(texts))
         async with self.using(store_id) as index:
-            return await index.add(file_id, job_id, new, vectors, sum(map(len, texts)))
+            size = sum(map(len, texts))
+            return await index.add(file_id, job_id, new, vectors, size, store.build)
 
     async def put(
         self,

@@ -128,7 +128,9 @@ async def test_a_deleted_store_leaves_no_row_and_no_file_and_comes_back_for_nobo
     job_id = await house.attach(store, file_id)
     async with house.using(store) as index:
         await house.stores.delete(TENANT, store)
-        assert not await index.add(file_id, job_id, [], np.empty((0, 384), np.float32), 0)
+        assert not await index.add(
+            file_id, job_id, [], np.empty((0, 384), np.float32), 0, "original"
+        )
     assert not (house.folder / "indexes" / store).exists()
     with pytest.raises(NotFound):
         async with house.using(store):

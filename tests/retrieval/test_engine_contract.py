@@ -106,6 +106,17 @@ def test_thousands_of_files_can_be_asked_for(filled) -> None:
     reference.check(engine, unit(1, 100)[0], 50, files)
 
 
+def test_what_is_stored_of_a_file_can_be_read_back(filled) -> None:
+    engine, _ = filled
+    numbers, vectors = engine.vectors_of("file_3")
+    order = np.argsort(numbers)
+    assert numbers[order].tolist() == (np.arange(30) * 7 + 3000).tolist()
+    assert np.allclose(vectors[order], unit(30, seed=3), atol=1e-6)
+    for unknown in ("unknown", "", 'x"] or number >= 0', "file_\x00"):
+        numbers, vectors = engine.vectors_of(unknown)
+        assert (numbers.shape, vectors.shape) == ((0,), (0, DIM))
+
+
 def test_the_state_tells_how_many_and_the_recall_target(filled, new_engine: Engines) -> None:
     state = filled[0].state()
     assert state.engine == new_engine.kind.partition("-")[0]

@@ -96,6 +96,15 @@ class VectorEngine(Protocol):
         """
         ...
 
+    def vectors_of(self, file_id: str) -> tuple[Ids, Vectors]:
+        """Return what is stored of one file, to copy or to check it.
+
+        Returns:
+            numbers, int64 array of shape (n,), and vectors, float32 array of shape (n, dim), in
+            any order; n is 0 for an unknown file.
+        """
+        ...
+
     def state(self) -> EngineState:
         """What the index is like now."""
         ...

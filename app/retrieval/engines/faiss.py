@@ -93,6 +93,13 @@ class FaissEngine:
         parts = [s.search(query, k, files) for s in self._segments if s.live]
         return parts[0] if len(parts) == 1 else best_of(parts, k)
 
+    def vectors_of(self, file_id: str) -> tuple[Ids, Vectors]:
+        """See :class:`VectorEngine`."""
+        found = [part for s in self._segments if (part := s.vectors_of(file_id)) is not None]
+        if not found:
+            return np.empty(0, np.int64), np.empty((0, self.dim), np.float32)
+        return np.concatenate([n for n, _ in found]), np.concatenate([v for _, v in found])
+
     def state(self) -> EngineState:
         """See :class:`VectorEngine`; the recall is the mean over vectors, exact ones count as 1."""
         segments = self._segments

@@ -124,6 +124,16 @@ class MilvusEngine:
         parts = [self._nearest([query], k, f, self._effort)[0] for f in _filters(files)]
         return best_of(parts, k)
 
+    def vectors_of(self, file_id: str) -> tuple[Ids, Vectors]:
+        """See :class:`VectorEngine`."""
+        pages = []
+        if _storable(file_id):
+            self._open()
+            pages = list(self._pages(next(_filters([file_id]))))
+        if not pages:
+            return np.empty(0, np.int64), np.empty((0, self.dim), np.float32)
+        return np.concatenate([n for n, _ in pages]), np.concatenate([v for _, v in pages])
+
     def state(self) -> EngineState:
         """See :class:`VectorEngine`.
 
@@ -343,11 +353,12 @@ class MilvusEngine:
         tenth = scores[:, min(_NEAREST, scores.shape[1]) - 1] if scores.shape[1] else scores
         return [n[s >= t - 1e-6] for n, s, t in zip(numbers, scores, tenth, strict=True)]
 
-    def _pages(self) -> Iterator[tuple[Ids, Vectors]]:
+    def _pages(self, where: str = "") -> Iterator[tuple[Ids, Vectors]]:
         pages = self._ask(
             "read vectors",
             lambda client: client.query_iterator(
                 self._name,
+                filter=where,
                 batch_size=2_000,
                 output_fields=["number", "vector"],
                 timeout=6 * self._timeout,

@@ -64,6 +64,14 @@ class Segment:
             return self
         return replace(self, dead=self.dead | {place})
 
+    def vectors_of(self, file_id: str) -> tuple[Ids, Vectors] | None:
+        """The rows of one file; None when it is not in the segment, or removed."""
+        place = self.data.place.get(file_id)
+        if place is None or place in self.dead:
+            return None
+        rows = slice(int(self.data.starts[place]), int(self.data.starts[place + 1]))
+        return self.data.numbers[rows], self.data.vectors[rows]
+
     def live_files(self) -> list[tuple[str, int, int]]:
         """(file id, first row, row behind the last) of the files that were not removed."""
         starts = self.data.starts.tolist()
