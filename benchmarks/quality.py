@@ -34,6 +34,7 @@ from app.retrieval.quality.matching import Returned
 from app.retrieval.quality.score import MAIN, Measured, row_of
 from app.retrieval.quality.significance import compare, holm
 from app.retrieval.rerank import WEIGHT, Candidate, Reranker
+from app.retrieval.search import NAMED_DENSE, weights
 from app.retrieval.types import DEFAULT_RANKING
 from app.samples.django_docs import SamplesUnavailable
 from benchmarks import rig
@@ -67,9 +68,10 @@ class Rankers:
         """(place of the passage, score), best first, by ranker."""
         dense, words = self._dense(query), self._held.words.search(query, WIDE, operators=False)
         sides = [dict(dense), dict(words)]
-        weights = [DEFAULT_RANKING.dense if dense else 0, DEFAULT_RANKING.lexical if words else 0]
+        of_vectors, of_words = weights(query, DEFAULT_RANKING)
+        chosen = [of_vectors if dense else 0, of_words if words else 0]
         named = [[(str(n), s) for n, s in side.items()] for side in sides]
-        hybrid = [(int(n), s) for n, s in weighted_sum(named, weights)]
+        hybrid = [(int(n), s) for n, s in weighted_sum(named, chosen)]
         ranks = reciprocal_rank([[str(n) for n in side] for side in sides])
         return {
             "dense": dense,
@@ -146,7 +148,12 @@ def run(sets: Sequence[str] = SETS, say: Callable[[str], None] = print) -> dict[
         "machine": rig.machine(),
         "versions": rig.versions("onnxruntime", "tantivy", "numpy"),
         "models": {"embedder": embedder.name, "reranker": model.name},
-        "settings": {"dense": DEFAULT_RANKING.dense, "rerank": WEIGHT, "reranked": RERANKED},
+        "settings": {
+            "dense": DEFAULT_RANKING.dense,
+            "dense_named": NAMED_DENSE,
+            "rerank": WEIGHT,
+            "reranked": RERANKED,
+        },
         "sets": {},
         "left_out": {},
     }
@@ -186,7 +193,8 @@ def as_markdown(result: dict[str, Any]) -> str:
         f"bootstrap interval. Gain and p (paired randomisation, Holm over the rankers of a set) "
         f"are against the better of the two single rankers, marked *. Models: "
         f"{result['models']['embedder']}, {result['models']['reranker']}; weight of vectors "
-        f"{settings['dense']}, of the reranker {settings['rerank']}, which reads the best "
+        f"{settings['dense']} ({settings['dense_named']} where the query names an identifier), of "
+        f"the reranker {settings['rerank']}, which reads the best "
         f"{settings['reranked']}.\n",
         ", ".join(f"{k} {v}" for k, v in result["versions"].items()) + ".\n",
     ]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Of the model's say in the order; measured on Cranfield, see docs/reranking.md.
-WEIGHT = 0.3
+WEIGHT = 0.4
 SOFTNESS = 4.0  # logits; spreads the model's relevance as wide as first-stage scores are
 MOST_CHARS = 500  # of a passage that the model reads: about 110 tokens, as good as 384
 MOST_QUEUED = 512  # pairs

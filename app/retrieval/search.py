@@ -13,6 +13,7 @@ from sqlalchemy import select
 from app.errors import BadRequest, Unavailable
 from app.gateway.call import Call
 from app.pools import Pool
+from app.retrieval.analysis import names
 from app.retrieval.collections import VectorStore, VectorStores, passage_of
 from app.retrieval.diversity import diversify, drop_near_duplicates, word_likeness
 from app.retrieval.engines.choice import ORIGINAL
@@ -28,6 +29,7 @@ from app.store.models import passages
 COSINE_LOW, COSINE_HIGH = 0.4, 0.9
 WIDE = 4  # times k are fused, 50 at least
 LEAST_WIDE = 50
+NAMED_DENSE = 0.4  # weight of the vectors where the query names an identifier
 SWITCHES = 5  # of a store's index that one search follows
 RERANKED = 20  # best of the first stage that the cross-encoder reads
 
@@ -80,17 +82,32 @@ def find(
         lexical = dict(index.words.search(query, wide, files, operators=ranking.operators))
     if not dense and not lexical:
         return []
-    weights = [ranking.dense if dense else 0.0, ranking.lexical if lexical else 0.0]
+    of_vectors, of_words = weights(query, ranking)
+    chosen = [of_vectors if dense else 0.0, of_words if lexical else 0.0]
     if ranking.fusion == "rrf":
         by_rank = [sorted(side, key=lambda n: -side[n]) for side in (dense, lexical)]
-        fused = reciprocal_rank(by_rank, weights)
+        fused = reciprocal_rank(by_rank, chosen)
     else:
-        fused = weighted_sum([list(dense.items()), list(lexical.items())], weights)
+        fused = weighted_sum([list(dense.items()), list(lexical.items())], chosen)
     strength = 1.0
     if vector is not None and ranking.dense > 0:
         nearest = max(dense.values(), default=COSINE_LOW)
         strength = min(1.0, max(0.0, (nearest - COSINE_LOW) / (COSINE_HIGH - COSINE_LOW)))
     return [Found(n, score * strength, dense.get(n), lexical.get(n)) for n, score in fused[:wide]]
+
+
+def weights(query: str, ranking: Ranking) -> tuple[float, float]:
+    """What vectors and words weigh for a query.
+
+    A name such as ``CWE-79`` or ``SESSION_COOKIE_AGE`` is one of many to an embedder and a
+    rare word to the word index, so words weigh more where one is asked for, unless the caller
+    chose the weights. Measured in docs/search.md.
+    """
+    if (ranking.dense, ranking.lexical) == (DEFAULT_RANKING.dense, DEFAULT_RANKING.lexical) and (
+        names(query)
+    ):
+        return NAMED_DENSE, 1 - NAMED_DENSE
+    return ranking.dense, ranking.lexical
 
 
 def _find_where(

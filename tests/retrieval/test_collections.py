@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, update
 
 import app.retrieval.collections as collections
+import app.retrieval.search as search
 from app.errors import BadRequest, Conflict, NotFound
 from app.retrieval.engines.faiss import FaissEngine
 from app.retrieval.index import StoreIndex
+from app.retrieval.types import DEFAULT_RANKING
 from app.store.models import files, passages, segments, vector_store_files, vector_stores
 from tests.retrieval.stores import TENANT, House, files_of, made_call
 
@@ -446,3 +449,19 @@ async def test_deleted_bytes_that_a_crash_left_are_swept(house: House) -> None:
         house.files.blobs.open(file_id)
     async with house.db.read() as connection:
         assert await connection.scalar(select(files.c.blob).where(files.c.id == file_id)) == ""
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("How is SESSION_COOKIE_AGE set?", (0.4, 0.6)),
+        ("CWE-79", (0.4, 0.6)),
+        ("How long does a session last?", (0.6, 0.4)),
+    ],
+)
+def test_words_weigh_more_where_a_name_is_asked_for(
+    query: str, expected: tuple[float, float]
+) -> None:
+    assert search.weights(query, DEFAULT_RANKING) == pytest.approx(expected)
+    chosen = replace(DEFAULT_RANKING, dense=0.5, lexical=0.5)
+    assert search.weights(query, chosen) == (0.5, 0.5)

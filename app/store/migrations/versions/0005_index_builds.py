@@ -17,7 +17,7 @@ def upgrade() -> None:
     op.add_column("vector_stores", build)
     op.add_column("vector_stores", sa.Column("embedding_version", sa.String(64)))
     op.add_column("segments", build.copy())
-    store = sa.ForeignKey("vector_stores.id")
+    store, other_store = (sa.ForeignKey("vector_stores.id") for _ in range(2))
     op.create_table(
         "index_builds",
         sa.Column("vector_store_id", sa.String(64), store, nullable=False),
@@ -37,7 +37,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "build_files",
-        sa.Column("vector_store_id", sa.String(64), sa.ForeignKey("vector_stores.id"), nullable=False),
+        sa.Column("vector_store_id", sa.String(64), other_store, nullable=False),
         sa.Column("build", sa.String(64), nullable=False),
         sa.Column("file_id", sa.String(64), nullable=False),
         sa.Column("job_id", sa.String(64), nullable=False),
