@@ -125,6 +125,19 @@ class RankingOptions(BaseModel):
     hybrid_search: HybridSearch | None = None
 
 
+class Expand(BaseModel):
+    """Give the text around what was found too; results that meet become one."""
+
+    model_config = ConfigDict(extra="forbid")
+    by: Literal["neighbours", "section"] = "neighbours"
+    reach: Annotated[int, Field(strict=True, ge=0, le=10)] = Field(
+        1, description="How many passages on each side, by `neighbours`."
+    )
+    max_tokens: Annotated[int, Field(strict=True, ge=1, le=8192)] = Field(
+        512, description="Of each result with what is added to it."
+    )
+
+
 class SearchExtras(BaseModel):
     """What OpenAI's search does not have."""
 
@@ -140,6 +153,7 @@ class SearchExtras(BaseModel):
     rerank_budget_ms: Annotated[int, Field(strict=True, ge=1, le=60_000)] = Field(
         500, description="Time for the cross-encoder; what it does not reach keeps its order."
     )
+    expand: Expand | None = None
 
 
 def ranking_of(options: RankingOptions | None, extras: SearchExtras | None = None) -> Ranking:
@@ -280,6 +294,7 @@ class SearchHit(BaseModel):
     page: int | None
     section: str | None
     ordinal: int
+    ordinals: list[int] = Field(description="The passages that the text is made of, in order.")
 
 
 class SearchPage(BaseModel):
@@ -355,8 +370,8 @@ def show_batch(batch: dict[str, Any]) -> BatchObject:
     )
 
 
-def show_hit(hit: Hit, text: str) -> SearchHit:
-    """The wire shape of a search result, with its screened text."""
+def show_hit(hit: Hit, text: str, ordinals: list[int] | None = None) -> SearchHit:
+    """The wire shape of a search result, with its screened text and what that is made of."""
     passage = hit.passage
     return SearchHit(
         file_id=passage.file_id,
@@ -367,4 +382,5 @@ def show_hit(hit: Hit, text: str) -> SearchHit:
         page=passage.page,
         section=passage.section,
         ordinal=passage.ordinal,
+        ordinals=[passage.ordinal] if ordinals is None else ordinals,
     )

@@ -157,10 +157,16 @@ async def search_vector_store(
     )
     threshold = body.ranking_options.score_threshold if body.ranking_options else 0.0
     hits = [h for h in hits if h.score >= threshold]
-    texts = await services.guardrails.screen(call, [h.passage.text for h in hits], "output")
+    results = [(h, h.passage.text, [h.passage.ordinal]) for h in hits]
+    if body.ostiary is not None and (expand := body.ostiary.expand) is not None:
+        windows = await services.searches.widened(
+            call.tenant_id, vector_store_id, hits, expand.by, expand.reach, expand.max_tokens
+        )
+        results = [(hits[w.hits[0]], w.text, [p.ordinal for p in w.passages]) for w in windows]
+    texts = await services.guardrails.screen(call, [text for _, text, _ in results], "output")
     return SearchPage(
         search_query=queries,
-        data=[show_hit(h, t) for h, t in zip(hits, texts, strict=True)],
+        data=[show_hit(h, t, o) for (h, _, o), t in zip(results, texts, strict=True)],
     )
 
 

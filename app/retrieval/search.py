@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,12 @@ from app.retrieval.analysis import names
 from app.retrieval.collections import VectorStore, VectorStores, passage_of
 from app.retrieval.diversity import diversify, drop_near_duplicates, word_likeness
 from app.retrieval.engines.choice import ORIGINAL
+from app.retrieval.expansion import Window, widen
 from app.retrieval.filters import Predicate, compile_filter
 from app.retrieval.fusion import reciprocal_rank, weighted_sum
 from app.retrieval.index import BuildChanged, StoreIndex
 from app.retrieval.rerank import Candidate, Reranker
-from app.retrieval.types import DEFAULT_RANKING, AttributeValue, Hit, Ranking
+from app.retrieval.types import DEFAULT_RANKING, AttributeValue, Hit, Passage, Ranking
 from app.store.db import Database
 from app.store.models import passages
 
@@ -188,6 +189,34 @@ class Searches:
         call.features["retrieval_score"] = hits[0].score if hits else 0.0
         call.lineage["stores"] = [store.id for store in stores]
         return hits
+
+    async def widened(
+        self,
+        tenant_id: str,
+        store_id: str,
+        hits: Sequence[Hit],
+        by: Literal["neighbours", "section"],
+        reach: int,
+        max_tokens: int,
+    ) -> list[Window]:
+        """What one store's hits become with the text around them; see :func:`widen`."""
+        store = await self._stores.get(tenant_id, store_id)
+        count = self._stores.embedder_of(store).count_tokens
+        async with self._stores.using(store, store.version) as index:
+
+            async def fetch(file_id: str, first: int, last: int) -> list[Passage]:
+                table = passages.c
+                query = (
+                    select(passages)
+                    .where(table.vector_store_id == store_id, table.file_id == file_id)
+                    .where(table.ordinal.between(first, last))
+                    .order_by(table.ordinal)
+                )
+                async with self._db.read() as connection:
+                    rows = (await connection.execute(query)).mappings().all()
+                return [passage_of(row, index) for row in rows]
+
+            return await widen([h.passage for h in hits], fetch, count, by, reach, max_tokens)
 
     async def _in_store(
         self,

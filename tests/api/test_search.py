@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -19,10 +20,10 @@ DOCUMENTS = {
 
 
 class Store:
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, documents: Mapping[str, str] = DOCUMENTS) -> None:
         self.gateway = gateway
         self.id = self.ok("POST", "/v1/vector_stores", {"name": "shop"})["id"]
-        for name, text in DOCUMENTS.items():
+        for name, text in documents.items():
             body, headers = multipart(text.encode(), name)
             key = {"authorization": f"Bearer {gateway.key}"}
             status, file, _ = send(gateway, "POST", "/v1/files", body, {**key, **headers})
@@ -30,7 +31,7 @@ class Store:
             attached = {"file_id": file["id"], "attributes": {"name": name, "words": len(text)}}
             self.ok("POST", f"/v1/vector_stores/{self.id}/files", attached)
         counts = wait_for(self._done, 60, "the documents")
-        assert counts["completed"] == len(DOCUMENTS), counts
+        assert counts["completed"] == len(documents), counts
 
     def ok(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         status, found, _ = send(self.gateway, method, path, body)
@@ -148,3 +149,26 @@ def test_options_that_make_no_sense_are_refused(store: Store, options: dict[str,
     )
     assert status == 400, body
     assert body["error"]["param"], body
+
+
+def test_results_are_widened_to_their_neighbours_or_their_section(gateway: Gateway) -> None:
+    text = "# Log\n\n## Spring\n\n" + "\n\n".join(
+        f"On day {n} the level of tank {n} was read and written down by hand. " * 12
+        for n in range(1, 9)
+    )
+    text += "\n\n## Autumn\n\nThe tanks are emptied and left open until the new year. " * 10
+    wide = Store(gateway, {"log.md": text})
+    query = "the level of tank 4"
+    narrow = wide.search(query, max_num_results=1)["data"][0]
+    assert narrow["ordinals"] == [narrow["ordinal"]]
+    expand = {"by": "neighbours", "reach": 1, "max_tokens": 2000}
+    found = wide.search(query, max_num_results=1, ostiary={"expand": expand})["data"][0]
+    at = narrow["ordinal"]
+    assert found["ordinals"] == [n for n in (at - 1, at, at + 1) if n >= 0]
+    assert narrow["content"][0]["text"].strip() in found["content"][0]["text"]
+    expand = {"by": "section", "max_tokens": 8000}
+    section = wide.search(query, max_num_results=1, ostiary={"expand": expand})["data"][0]
+    assert "day 1 " in section["content"][0]["text"] and "day 8 " in section["content"][0]["text"]
+    assert "emptied" not in section["content"][0]["text"]
+    many = wide.search(query, max_num_results=5, ostiary={"expand": expand})["data"]
+    assert len({tuple(hit["ordinals"]) for hit in many}) == len(many) <= 2
