@@ -16,32 +16,51 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sqlalchemy import insert, select
+from sqlalchemy.dialects import sqlite
 from tantivy import IndexWriter  # noqa: F401  # the library is loaded before any fork
 
 from app.pools import Pool
+from app.retrieval import builds
+from app.retrieval.builds import Builds
+from app.retrieval.collections import VectorStores
 from app.retrieval.engines import segment_file
+from app.retrieval.engines.choice import Engines
 from app.retrieval.engines.faiss import FaissEngine
 from app.retrieval.index import NewPassage, StoreIndex
 from app.retrieval.lexical import LexicalIndex
 from app.retrieval.search import find
 from app.store.db import Database
-from app.store.models import files, metadata, passages, vector_store_files, vector_stores
+from app.store.jobs import Job, Jobs
+from app.store.models import (
+    files,
+    index_builds,
+    metadata,
+    passages,
+    vector_store_files,
+    vector_stores,
+)
+from tests.retrieval.stores import free_pass
 
 DIM, STORE, PASSAGES = 16, "vs_1", 3
 DIED = 9
-# add, remove, add again, until eight segments of a size are merged and merged again
+# add, remove, add again, until eight segments of a size are merged and merged again; then to
+# another build of the index, back, and to the other once more
 LIFE = (
     [("add", f"f{n}") for n in range(7)]
     + [("remove", "f2"), ("add", "f7"), ("add", "f8"), ("remove", "f0"), ("add", "f2")]
-    + [("label", "f3"), ("add", "f9")]
+    + [("label", "f3"), ("add", "f9"), ("build", "b1"), ("remove", "f3"), ("add", "f10")]
+    + [("build", "original"), ("remove", "f4"), ("add", "f3"), ("build", "b1")]
 )
+FILES = sorted({name for what, name in LIFE if what != "build"})
 
 
 def vector(file_id: str, ordinal: int) -> np.ndarray[Any, Any]:
@@ -99,10 +118,18 @@ class Life:
         self.db = Database(f"sqlite:///{folder / 'o.db'}")
         self.pool = Pool("work", 2)
         self.notes = folder / "acknowledged"
+        # no model: a build copies what is stored
+        self.stores = VectorStores(self.db, {}, self.pool, self.pool, folder, Engines())
+        jobs = Jobs(self.db, "", "local")  # not started: what a job's steps do is called here
+        self.builds = Builds(self.db, self.stores, jobs, self.pool, 0.95)
+        self.builds.govern = free_pass
 
-    def index(self) -> StoreIndex:
-        engine = FaissEngine(str(self.folder / "vectors"), DIM)
-        return StoreIndex(self.db, self.pool, STORE, engine, self.folder)
+    @asynccontextmanager
+    async def index(self) -> AsyncIterator[StoreIndex]:
+        store = await self.stores.get("t", STORE)
+        async with self.stores.using(store, store.version) as index:
+            yield index
+        await self.stores.close()
 
     def note(self, *what: str) -> None:
         with self.notes.open("ab", buffering=0) as file:
@@ -129,7 +156,7 @@ class Life:
                     last_active_at=0.0,
                 )
             )
-            for name in sorted({f for _, f in LIFE}):
+            for name in FILES:
                 await connection.execute(
                     insert(files).values(
                         id=name,
@@ -169,24 +196,39 @@ class Life:
             for n in range(PASSAGES)
         ]  # fmt: skip
         vectors = np.stack([vector(file_id, n) for n in range(PASSAGES)])
-        return await index.add(file_id, job_id, new, vectors, 10)
+        return await index.add(file_id, job_id, new, vectors, 10, index.live.build)
+
+    async def switch(self, build_id: str) -> None:
+        """What the door and then the two steps of the job do."""
+        store = await self.stores.get("t", STORE)
+        first = builds._original(store)
+        wanted = replace(first, id=build_id, status="building", ready_at=None)
+        async with self.db.write() as connection:
+            for build in (first, wanted):
+                row = sqlite.insert(index_builds).values(**builds._row(build))
+                await connection.execute(row.on_conflict_do_nothing())
+        args = {"store_id": STORE, "build": build_id, "activate": True, "subject": "s"}
+        job = Job("job", "t", builds.KIND, args)
+        await self.builds._fill(job)
+        await self.builds._switch(job)
 
     async def live(self) -> None:
         """Go on where the notes end."""
-        index = self.index()
-        await index.load()
-        for place, (what, file_id) in list(enumerate(LIFE))[len(self.done()) :]:
-            self.note("begin", what, file_id)
-            if what == "add":
-                await self.add(index, file_id, f"job{place}")
-            elif what == "remove":
-                await index.remove_file(file_id)
-            else:
-                await index.set_attributes(file_id, {"label": "x"})
-            self.note("end", what, file_id)
-            if index._compacting is not None:
-                await index._compacting
-        await index.close()
+        async with self.index() as index:
+            for place, (what, name) in list(enumerate(LIFE))[len(self.done()) :]:
+                self.note("begin", what, name)
+                if what == "add":
+                    await self.add(index, name, f"job{place}")
+                elif what == "remove":
+                    await index.remove_file(name)
+                elif what == "build":
+                    await self.switch(name)
+                    assert index.live.build == name
+                else:
+                    await index.set_attributes(name, {"label": "x"})
+                self.note("end", what, name)
+                if index._compacting is not None:
+                    await index._compacting
 
     def done(self) -> list[list[str]]:
         return [n for n in self.noted() if n[0] == "end"]
@@ -195,25 +237,27 @@ class Life:
         """What was acknowledged is there, whole; what was removed is not; nothing else."""
         must: dict[str, bool] = {}
         for when, what, file_id in self.noted():
-            if what == "label":
+            if what in ("label", "build"):
                 continue
             if when == "begin":
                 must.pop(file_id, None)  # until it ends, either
             else:
                 must[file_id] = what == "add"
-        index = self.index()
-        await index.load()
+        async with self.index() as index:
+            await self._check(index, must)
+
+    async def _check(self, index: StoreIndex, must: dict[str, bool]) -> None:
         async with self.db.read() as connection:
             rows = (await connection.execute(select(passages))).mappings().all()
         text = {r["number"]: (r["file_id"], r["ordinal"]) for r in rows}
-        for file_id in sorted({f for _, f in LIFE}):
+        for file_id in FILES:
             there = [r for r in rows if r["file_id"] == file_id]
             assert len(there) in (0, PASSAGES), f"{file_id} is torn: {len(there)} passages"
             if file_id in must:
                 assert bool(there) == must[file_id], f"{file_id} should be {must[file_id]}"
             for n in range(PASSAGES):
                 query = f"{file_id} word{n}"
-                found = find(index, query, vector(file_id, n), 50)
+                found = find(index, query, vector(file_id, n), 50, build=index.live.build)
                 live = [text[f.number] for f in found if f.number in text]
                 assert ((file_id, n) in live) == bool(there), f"search of {file_id}/{n}"
                 by_words = dict(index.words.search(query, 50))
@@ -223,7 +267,6 @@ class Life:
                     assert row["number"] in by_vectors, f"the vectors of {file_id} are lost"
         vectors = set(index.engine.search(vector("f0", 0), 1000)[0].tolist())
         assert vectors == set(text), "vectors and passages differ"
-        await index.close()
 
 
 def forked(work: Callable[[], Any]) -> int:
