@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 from sqlalchemy import delete, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.errors import BadRequest, Conflict
 from app.gateway.body import SPOOL_BYTES, Receive, give_again, spool_body
@@ -146,7 +145,6 @@ class Idempotency:
 
     async def _insert(self, ticket: Ticket, fingerprint: str) -> bool:
         now = ticket.claimed_at = time.time()
-        dialect = sqlite if self._db.is_sqlite else postgresql
         async with self._db.write() as connection:
             await connection.execute(
                 delete(idempotency).where(
@@ -156,7 +154,7 @@ class Idempotency:
                 )
             )
             done = await connection.execute(
-                dialect.insert(idempotency)
+                self._db.insert(idempotency)
                 .values(
                     tenant_id=ticket.tenant_id,
                     key=ticket.key,

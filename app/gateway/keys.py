@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from app.errors import BadRequest, Conflict, NotFound
@@ -95,12 +94,11 @@ class KeyStore:
                 "OSTIARY_BOOTSTRAP_ADMIN_KEY must be 32 to 200 printable characters without "
                 "spaces and start with 'osk-'."
             )
-        dialect = sqlite if self._db.is_sqlite else postgresql
         now = time.time()
         async with self._db.write() as connection:
             # First, so that of two gateways starting at once on one database one waits here.
             await connection.execute(
-                dialect.insert(tenants)
+                self._db.insert(tenants)
                 .values(id=DEFAULT_TENANT, name=DEFAULT_TENANT, created_at=now)
                 .on_conflict_do_nothing()
             )
@@ -119,7 +117,7 @@ class KeyStore:
                 "rotated_to": None,
             }
             await connection.execute(
-                dialect.insert(api_keys)
+                self._db.insert(api_keys)
                 .values(id=key_id, name="first admin key", created_at=now, **values)
                 .on_conflict_do_update(index_elements=["id"], set_=values)
             )

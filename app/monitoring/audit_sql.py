@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import BindParameter, Executable, bindparam, insert, select, true, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.store.db import Database
 from app.store.models import audit, audit_heads, idempotency
@@ -52,12 +51,11 @@ class Statements:
         heads = audit_heads.c
         known: BindParameter[int] = bindparam("known")
         of: BindParameter[str] = bindparam("of")
-        dialect = sqlite if db.is_sqlite else postgresql
         self.lock_head = Statement(
             select(heads.seq, heads.hash).where(heads.tenant_id == of).with_for_update(), db
         )
         self.add_head = Statement(
-            dialect.insert(audit_heads)
+            db.insert(audit_heads)
             .values({name: bindparam(name) for name in ("tenant_id", "seq", "hash")})
             .on_conflict_do_nothing(),
             db,

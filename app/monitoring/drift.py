@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.gateway.call import Call
 from app.ids import new_id
@@ -88,8 +87,7 @@ class DriftMonitor:
             for tenant, feature, window in keys
         ]
         if rows:
-            dialect = sqlite if self._db.is_sqlite else postgresql
-            insert = dialect.insert(drift_sketches)
+            insert = self._db.insert(drift_sketches)
             upsert = insert.on_conflict_do_update(
                 index_elements=["tenant_id", "feature", "window", "instance"],
                 set_={"count": insert.excluded.count, "sketch": insert.excluded.sketch},

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import IO
 
 from sqlalchemy import func, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.errors import BadRequest, Conflict, NotFound, TooLarge
 from app.gateway.call import Call
@@ -103,14 +102,13 @@ class FileService:
     async def _record(self, row: File) -> File:
         """Insert a file's row; returns the earlier file of the same keyed request, if any."""
         values = {c.name: getattr(row, c.name) for c in files.columns}
-        dialect = sqlite if self._db.is_sqlite else postgresql
         same = files.c.upload_key == row.upload_key
         over = or_(files.c.created_at < row.created_at - KEPT_S, files.c.deleted_at.is_not(None))
         async with self._db.write() as connection:
             if row.upload_key is not None:
                 await connection.execute(update(files).where(same, over).values(upload_key=None))
             made = await connection.execute(
-                dialect.insert(files)
+                self._db.insert(files)
                 .values(values)
                 .on_conflict_do_nothing(index_elements=["upload_key"])
                 .returning(files.c.id)

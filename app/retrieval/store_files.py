@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy import delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.errors import NotFound
 from app.gateway.call import Call
@@ -30,7 +29,6 @@ class StoreFile:
     file_id: str
     status: str
     attributes: dict[str, AttributeValue]
-    access: dict[str, list[str]] | None
     chunking: dict[str, Any]
     last_error: dict[str, str] | None
     usage_bytes: int
@@ -119,9 +117,8 @@ class StoreFiles:
                 }
                 for file_id in wanted
             ]
-            dialect = sqlite if self._db.is_sqlite else postgresql
             made = await connection.execute(
-                dialect.insert(vector_store_files)
+                self._db.insert(vector_store_files)
                 .values(rows)
                 .on_conflict_do_nothing()  # attached before, or by a twin at this moment
                 .returning(vector_store_files.c.file_id, vector_store_files.c.job_id)

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, Table, create_engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -47,6 +48,10 @@ class Database:
                 await connection.execution_options(ostiary_write=True)
                 async with connection.begin():
                     yield connection
+
+    def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
+        """An insert of this database's dialect, which may be told what to do on a conflict."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
     async def ping(self) -> None:
         """Raise what the driver raises when the database does not answer."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.errors import Conflict, NotFound, OstiaryError
 from app.ids import new_id
@@ -185,10 +184,9 @@ class Jobs:
         """
         job_id = job_id or new_id("job_")
         now = time.time()
-        dialect = sqlite if self._db.is_sqlite else postgresql
         async with self._db.write() as connection:
             await connection.execute(
-                dialect.insert(jobs)
+                self._db.insert(jobs)
                 .values(
                     id=job_id,
                     tenant_id=tenant_id,

@@ -156,7 +156,6 @@ vector_store_files = Table(
     Column("file_id", Id, ForeignKey("files.id"), primary_key=True),
     Column("status", String(20), nullable=False),  # in_progress, completed, failed, cancelled
     Column("attributes", JSON, nullable=False),
-    Column("access", JSON),  # {"users": [...], "groups": [...]}; null: whoever may search
     Column("chunking", JSON, nullable=False),
     Column("last_error", JSON),
     Column("usage_bytes", BigInteger, nullable=False),

@@ -1,26 +1,30 @@
 """a vector store may have several builds of its index
 
-Revision: 0005; follows: 0004
+Revision: 0004; follows: 0003
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0005"
-down_revision = "0004"
+revision = "0004"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 
 
+def _store() -> sa.Column:  # type: ignore[type-arg]
+    store = sa.ForeignKey("vector_stores.id")
+    return sa.Column("vector_store_id", sa.String(64), store, nullable=False)
+
+
 def upgrade() -> None:
-    build = sa.Column("build", sa.String(64), nullable=False, server_default="original")
-    op.add_column("vector_stores", build)
+    for table in ("vector_stores", "segments"):
+        build = sa.Column("build", sa.String(64), nullable=False, server_default="original")
+        op.add_column(table, build)
     op.add_column("vector_stores", sa.Column("embedding_version", sa.String(64)))
-    op.add_column("segments", build.copy())
-    store, other_store = (sa.ForeignKey("vector_stores.id") for _ in range(2))
     op.create_table(
         "index_builds",
-        sa.Column("vector_store_id", sa.String(64), store, nullable=False),
+        _store(),
         sa.Column("id", sa.String(64), nullable=False),
         sa.Column("engine", sa.String(20), nullable=False),
         sa.Column("embedding_model", sa.String(200), nullable=False),
@@ -37,7 +41,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "build_files",
-        sa.Column("vector_store_id", sa.String(64), other_store, nullable=False),
+        _store(),
         sa.Column("build", sa.String(64), nullable=False),
         sa.Column("file_id", sa.String(64), nullable=False),
         sa.Column("job_id", sa.String(64), nullable=False),
