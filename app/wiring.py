@@ -323,6 +323,7 @@ def _load_embedder(settings: Settings, wanted: EmbeddingModel) -> OnnxEmbedder:
         workers=1 if few else threads,
     )
     embedder.encode_query("warm")
+    _ = embedder.fingerprint  # read here, in a thread: it hashes the weights
     return embedder
 
 

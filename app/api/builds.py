@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from app.api.common import ERRORS, Deleted, Id
 from app.api.jobs import JobError
+from app.api.vector_store_shapes import StoreExtras
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
 
@@ -25,12 +26,9 @@ Read = Annotated[Call, Depends(Scope("vector_stores:read"))]
 Write = Annotated[Call, Depends(Scope("vector_stores:write"))]
 
 
-class BuildBody(BaseModel):
+class BuildBody(StoreExtras):
     """What to build; what is left out stays as it is."""
 
-    model_config = ConfigDict(extra="forbid")
-    engine: Literal["faiss", "milvus"] | None = None
-    embedding_model: Annotated[str, Field(max_length=200)] | None = None
     activate: bool = Field(True, description="Search it as soon as it is ready.")
 
 
@@ -56,7 +54,7 @@ class BuildList(BaseModel):
     data: list[BuildObject]
 
 
-def _shown(build: Build, searched: str) -> BuildObject:
+def _shown(build: Build) -> BuildObject:
     return BuildObject(
         id=build.id,
         vector_store_id=build.vector_store_id,
@@ -64,7 +62,7 @@ def _shown(build: Build, searched: str) -> BuildObject:
         embedding_model=build.embedding_model,
         dimensions=build.dim,
         status=build.status,
-        searched=build.id == searched,
+        searched=build.searched,
         passages=build.passages,
         recall=build.recall,
         error=JobError(**build.error) if build.error else None,
@@ -72,11 +70,6 @@ def _shown(build: Build, searched: str) -> BuildObject:
         created_at=int(build.created_at),
         ready_at=int(build.ready_at) if build.ready_at is not None else None,
     )
-
-
-async def _searched(services: Any, call: Call, store_id: str) -> str:
-    build: str = (await services.vector_stores.get(call.tenant_id, store_id)).build
-    return build
 
 
 @router.post("")
@@ -88,24 +81,22 @@ async def create_build(
     build = await services.builds.begin(
         call, vector_store_id, body.engine, body.embedding_model, body.activate
     )
-    return _shown(build, await _searched(services, call, vector_store_id))
+    return _shown(build)
 
 
 @router.get("")
 async def list_builds(request: Request, call: Read, vector_store_id: Id) -> BuildList:
     """List the builds of a vector store, oldest first."""
     services: Any = request.app.state.services
-    searched = await _searched(services, call, vector_store_id)
     found = await services.builds.all(call.tenant_id, vector_store_id)
-    return BuildList(data=[_shown(b, searched) for b in found])
+    return BuildList(data=[_shown(b) for b in found])
 
 
 @router.get("/{build_id}")
 async def get_build(request: Request, call: Read, vector_store_id: Id, build_id: Id) -> BuildObject:
     """Get a build."""
     services: Any = request.app.state.services
-    searched = await _searched(services, call, vector_store_id)
-    return _shown(await services.builds.get(call.tenant_id, vector_store_id, build_id), searched)
+    return _shown(await services.builds.get(call.tenant_id, vector_store_id, build_id))
 
 
 @router.post("/{build_id}/activate")
@@ -115,7 +106,7 @@ async def activate_build(
     """Search this build from now on, also an older one; a job brings it up to date first."""
     services: Any = request.app.state.services
     build = await services.builds.activate(call, vector_store_id, build_id)
-    return _shown(build, await _searched(services, call, vector_store_id))
+    return _shown(build)
 
 
 @router.delete("/{build_id}")

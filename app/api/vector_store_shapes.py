@@ -209,8 +209,6 @@ class FileCounts(BaseModel):
 class StoreState(BaseModel):
     """The store's index as it is now."""
 
-    model_config = ConfigDict(from_attributes=True)
-
     engine: str
     recipes: tuple[str, ...] = Field(description="How its segments are searched.")
     vectors: int
@@ -370,7 +368,7 @@ def show_batch(batch: dict[str, Any]) -> BatchObject:
     )
 
 
-def show_hit(hit: Hit, text: str, ordinals: list[int] | None = None) -> SearchHit:
+def show_hit(hit: Hit, text: str, ordinals: list[int]) -> SearchHit:
     """The wire shape of a search result, with its screened text and what that is made of."""
     passage = hit.passage
     return SearchHit(
@@ -382,5 +380,5 @@ def show_hit(hit: Hit, text: str, ordinals: list[int] | None = None) -> SearchHi
         page=passage.page,
         section=passage.section,
         ordinal=passage.ordinal,
-        ordinals=[passage.ordinal] if ordinals is None else ordinals,
+        ordinals=ordinals,
     )

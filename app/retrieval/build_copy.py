@@ -15,10 +15,8 @@ from app.pools import Pool
 from app.retrieval.collections import VectorStore, VectorStores
 from app.retrieval.embedding import Embedder
 from app.retrieval.engines.base import SegmentInfo
-from app.retrieval.engines.faiss import FaissEngine
-from app.retrieval.index import ABANDONED_S, Live, StoreIndex
+from app.retrieval.index import Live, StoreIndex
 from app.retrieval.ingestion import embedded
-from app.retrieval.manifest import Manifest
 from app.retrieval.types import embedded_text
 from app.store.db import Database
 from app.store.models import (
@@ -61,34 +59,10 @@ class BuildCopy:
         store: VectorStore,
         index: StoreIndex,
         build: Build,
+        target: Live,
     ) -> None:
         self._db, self._stores, self._pool, self._call = db, stores, pool, call
-        self.store, self.index, self.build = store, index, build
-        self._target: Live | None = None
-
-    @property
-    def target(self) -> Live:
-        """The build, opened; there once :meth:`open` has ended."""
-        assert self._target is not None
-        return self._target
-
-    async def open(self) -> None:
-        """Open the build with what it holds so far.
-
-        Raises:
-            Unavailable: a segment is damaged, or the engine is not reached.
-        """
-        build = self.build
-        engine = await self._pool.run(
-            self._stores.make_engine, self.store.id, build.engine, build.dim, build.id
-        )
-        manifest = Manifest(self._db, self.store.id, build.id)
-        self._target = Live(build.id, engine, manifest)
-        await self.index.refresh(self.target)
-        if isinstance(engine, FaissEngine):
-            async with self._db.read() as connection:
-                infos, _ = await manifest.read(connection)
-            await self._pool.run(engine.sweep, {i.name for i in infos}, ABANDONED_S)
+        self.store, self.index, self.build, self.target = store, index, build, target
 
     async def held(self) -> set[tuple[str, str]]:
         """(file id, attachment) of what the build holds."""

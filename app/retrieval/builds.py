@@ -5,28 +5,26 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.errors import Conflict, NotFound, Unavailable
-from app.gateway.call import Call, Principal
+from app.gateway.call import Call
 from app.ids import new_id
 from app.pools import Pool
 from app.retrieval.build_check import measured_recall
 from app.retrieval.build_copy import BuildCopy, attached
 from app.retrieval.collections import VectorStore, VectorStores
-from app.retrieval.index import Live
-from app.retrieval.ingestion import Govern
+from app.retrieval.index import Live, passage_count
+from app.retrieval.ingestion import Govern, governed
 from app.store.db import Database
 from app.store.jobs import Job, Jobs
 from app.store.models import (
     build_files,
     index_builds,
-    passages,
     segments,
     vector_stores,
 )
@@ -53,6 +51,7 @@ class Build:
     error: dict[str, Any] | None
     created_at: float
     ready_at: float | None
+    searched: bool = False  # whether it is the one that searches use; not in its row
 
 
 class Builds:
@@ -103,11 +102,10 @@ class Builds:
             time.time(),
             None,
         )
-        dialect = sqlite if self._db.is_sqlite else postgresql
         table = index_builds.c
         async with self._db.write() as connection:
             await connection.execute(
-                dialect.insert(index_builds)
+                self._db.insert(index_builds)
                 .values(**_row(_original(store)))
                 .on_conflict_do_nothing()
             )
@@ -137,13 +135,13 @@ class Builds:
             NotFound: the store or the build does not exist.
             Conflict: the build is not ready.
         """
-        store = await self._stores.searchable(call.tenant_id, store_id)
+        await self._stores.searchable(call.tenant_id, store_id)
         build = await self.get(call.tenant_id, store_id, build_id)
         if build.status != "ready":
             raise Conflict(
                 f"The build is {build.status}, so it cannot be searched.", code="build_not_ready"
             )
-        if build.id == store.build:
+        if build.searched:
             return build
         job_id = new_id("job_")
         await self._set(build, job_id=job_id, error=None)
@@ -177,10 +175,11 @@ class Builds:
         )
         async with self._db.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
-            mine = passages.c.vector_store_id == store_id
-            count = int(await connection.scalar(select(func.count()).where(mine)) or 0)
+            count = await passage_count(connection, store_id)
         found = [Build(**row) for row in rows] or [_original(store)]
-        return [replace(b, passages=count) if b.id == store.build else b for b in found]
+        return [
+            replace(b, passages=count, searched=True) if b.id == store.build else b for b in found
+        ]
 
     async def drop(self, tenant_id: str, store_id: str, build_id: str) -> None:
         """Delete a build that is not searched, its files and vectors; stops it if it is built.
@@ -191,7 +190,7 @@ class Builds:
         """
         store = await self._stores.get(tenant_id, store_id)
         build = await self.get(tenant_id, store_id, build_id)
-        if build.id == store.build:
+        if build.searched:
             raise Conflict(
                 "This build is the one that is searched. Switch to another one first.",
                 code="build_in_use",
@@ -208,17 +207,11 @@ class Builds:
                     mine = (table.c.vector_store_id == store_id) & (table.c.build == build.id)
                     await connection.execute(delete(table).where(mine))
                 await connection.execute(delete(index_builds).where(_is(build)))
-            engine = await self._pool.run(
-                self._stores.make_engine, store_id, build.engine, build.dim, build.id
+            await self._pool.run(
+                self._stores.destroy_build, store_id, build.engine, build.dim, build.id
             )
-            await self._pool.run(engine.destroy)
 
     # -- the job ------------------------------------------------------------------------
-
-    def _governed(self, job: Job, step: str) -> AbstractAsyncContextManager[Call]:
-        assert self.govern is not None
-        principal = Principal(job.tenant_id, job.args["subject"], None, frozenset())
-        return self.govern("job", f"job:{KIND}/{step}", principal)
 
     async def _ended(self, job: Job, status: str, message: str) -> None:
         """A job that is over without its outcome: a build that was ready stays so."""
@@ -233,7 +226,7 @@ class Builds:
             )
 
     async def _fill(self, job: Job) -> None:
-        async with self._governed(job, "fill") as call, self._copying(job, call) as copy:
+        async with governed(self.govern, job, "fill") as call, self._copying(job, call) as copy:
             if copy is None:
                 return
             await copy.catch_up()
@@ -255,7 +248,7 @@ class Builds:
     async def _switch(self, job: Job) -> None:
         if not job.args["activate"]:
             return
-        async with self._governed(job, "switch") as call, self._copying(job, call) as copy:
+        async with governed(self.govern, job, "switch") as call, self._copying(job, call) as copy:
             if copy is None:
                 return
             switched = False
@@ -270,13 +263,12 @@ class Builds:
         store = await self._stores.get(job.tenant_id, job.args["store_id"])
         build = await self.get(job.tenant_id, store.id, job.args["build"])
         call.lineage.update(job=job.id, build=build.id)
-        if build.id == store.build:
+        if build.searched:
             yield None
             return
         async with self._stores.using(store, store.version) as index:
-            copy = BuildCopy(self._db, self._stores, self._pool, call, store, index, build)
-            await copy.open()
-            yield copy
+            target = await index.open_build(build.engine, build.dim, build.id)
+            yield BuildCopy(self._db, self._stores, self._pool, call, store, index, build, target)
 
     async def _switched(self, copy: BuildCopy) -> bool:
         """Switch while nobody can change the store; False when there is too much to copy first."""
@@ -291,9 +283,8 @@ class Builds:
         return True
 
     async def _check_count(self, build: Build, target: Live) -> None:
-        mine = passages.c.vector_store_id == build.vector_store_id
         async with self._db.read() as connection:
-            expected = int(await connection.scalar(select(func.count()).where(mine)) or 0)
+            expected = await passage_count(connection, build.vector_store_id)
         found = await self._pool.run(lambda: target.engine.count)
         if found != expected:
             raise Unavailable(
@@ -317,12 +308,7 @@ class Builds:
             await connection.execute(
                 update(index_builds)
                 .where(index_builds.c.vector_store_id == store.id, index_builds.c.id == store.build)
-                .values(
-                    status="ready",
-                    passages=select(func.count())
-                    .where(passages.c.vector_store_id == store.id)
-                    .scalar_subquery(),
-                )
+                .values(status="ready", passages=await passage_count(connection, store.id))
             )
             await connection.execute(
                 update(vector_stores)
@@ -348,7 +334,7 @@ def _is(build: Build) -> Any:
 
 
 def _row(build: Build) -> dict[str, Any]:
-    return {name: getattr(build, name) for name in Build.__dataclass_fields__}
+    return {column.name: getattr(build, column.name) for column in index_builds.columns}
 
 
 def _original(store: VectorStore) -> Build:

@@ -125,9 +125,11 @@ class VectorStores:
 
         Raises:
             Conflict: it is not served any more, or has other weights now.
+            Unavailable: this gateway runs without retrieval.
         """
+        self.model()  # refuses where there are none at all
         found = self.models.get(store.embedding_model)
-        if found is None and self.models:
+        if found is None:
             raise Conflict(
                 f"This vector store was made with the embedding model '{store.embedding_model}', "
                 "which is not served here. Operator: add it to OSTIARY_EMBEDDING_MODELS, or "
@@ -135,15 +137,14 @@ class VectorStores:
                 "/v1/vector_stores/{vector_store_id}/builds).",
                 code="embedding_model_not_served",
             )
-        embedder = found or self.embedder
-        if store.embedding_version not in (None, embedder.fingerprint):
+        if store.embedding_version not in (None, found.fingerprint):
             raise Conflict(
                 f"The embedding model '{store.embedding_model}' is not the one that this vector "
                 "store was made with: its weights or settings have changed. Set them back, or "
                 "build the index anew (POST /v1/vector_stores/{vector_store_id}/builds).",
                 code="embedding_model_changed",
             )
-        return embedder
+        return found
 
     # -- stores -----------------------------------------------------------------------
 
@@ -278,7 +279,7 @@ class VectorStores:
         async with self._db.read() as connection:
             found = {tuple(row) for row in await connection.execute(query)}
         for engine, dim, build in found | {(store.engine, store.dim, store.build)}:
-            await asyncio.to_thread(self._destroy, store.id, engine, dim, build)
+            await asyncio.to_thread(self.destroy_build, store.id, engine, dim, build)
         folder = self._folder / store.id
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         async with self._db.write() as connection:
@@ -293,7 +294,8 @@ class VectorStores:
         """The engine of one build of a store, nothing loaded yet; blocking."""
         return self._engines.make(engine, store_id, dim, self._folder / store_id, build)
 
-    def _destroy(self, store_id: str, engine: str, dim: int, build: str) -> None:
+    def destroy_build(self, store_id: str, engine: str, dim: int, build: str) -> None:
+        """Delete the vectors of one build; blocking."""
         self.make_engine(store_id, engine, dim, build).destroy()
 
     async def sweep(self) -> None:

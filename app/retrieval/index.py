@@ -139,7 +139,6 @@ class StoreIndex:
     async def _load(self) -> None:
         if self._gone:
             raise NotFound("vector store", self.store_id)
-        ours = passages.c.vector_store_id == self.store_id
         async with self._db.read() as connection:
             about = vector_stores.c
             found = await connection.execute(
@@ -151,18 +150,40 @@ class StoreIndex:
             if row is None:
                 raise NotFound("vector store", self.store_id)
             infos, removed = await Manifest(self._db, self.store_id, row.build).read(connection)
-            live = int(await connection.scalar(select(func.count()).where(ours)) or 0)
+            live = await passage_count(connection, self.store_id)
             await self._load_files(connection)
         opened = self._live
         if opened is None or opened.build != row.build:
-            engine = await self._pool.run(self._make, row.engine, row.dim, row.build)
-            opened = Live(row.build, engine, Manifest(self._db, self.store_id, row.build))
-        if isinstance(opened.engine, FaissEngine):
-            await self._pool.run(opened.engine.load, infos, removed)
-            await self._pool.run(opened.engine.sweep, {i.name for i in infos}, ABANDONED_S)
+            opened = await self._made(row.engine, row.dim, row.build)
+        await self._mapped(opened, infos, removed)
         self._live, self.version = opened, int(row.version)
         await self._open_words(live)
         self.compact_soon()
+
+    async def _made(self, engine: str, dim: int, build: str) -> Live:
+        """A build, nothing loaded yet."""
+        made = await self._pool.run(self._make, engine, dim, build)
+        return Live(build, made, Manifest(self._db, self.store_id, build))
+
+    async def _mapped(
+        self, live: Live, infos: list[SegmentInfo], removed: list[tuple[str, int]]
+    ) -> None:
+        """Map the segments of a build's manifest, and sweep what a crash left beside them."""
+        if isinstance(live.engine, FaissEngine):
+            await self._pool.run(live.engine.load, infos, removed)
+            await self._pool.run(live.engine.sweep, {i.name for i in infos}, ABANDONED_S)
+
+    async def open_build(self, engine: str, dim: int, build: str) -> Live:
+        """Open a build beside the one that is searched, with what it holds so far.
+
+        Raises:
+            Unavailable: a segment is missing or damaged, or the engine is not reached.
+        """
+        live = await self._made(engine, dim, build)
+        async with self._db.read() as connection:
+            infos, removed = await live.manifest.read(connection)
+        await self._mapped(live, infos, removed)
+        return live
 
     async def _load_files(self, connection: AsyncConnection) -> None:
         rows = await connection.execute(
@@ -445,6 +466,12 @@ class StoreIndex:
     async def reload(self) -> None:
         """Read SQL anew; only while :meth:`held`."""
         await self._load()
+
+
+async def passage_count(connection: AsyncConnection, store_id: str) -> int:
+    """How many passages a store has."""
+    count = select(func.count()).where(passages.c.vector_store_id == store_id)
+    return int(await connection.scalar(count) or 0)
 
 
 async def bump(connection: AsyncConnection, store_id: str) -> int:

@@ -91,14 +91,9 @@ class Ingestion:
             await self._attached.fail(store_id, file_id, job.id, "server_error", message)
         await asyncio.to_thread(self._files.blobs.delete, _work_key(job))
 
-    def _governed(self, job: Job, step: str) -> AbstractAsyncContextManager[Call]:
-        assert self.govern is not None
-        principal = Principal(job.tenant_id, job.args["subject"], None, frozenset())
-        return self.govern("job", f"job:{KIND}/{step}", principal)
-
     async def _prepare(self, job: Job) -> None:
         store_id, file_id = job.args["store_id"], job.args["file_id"]
-        async with self._governed(job, "prepare") as call:
+        async with governed(self.govern, job, "prepare") as call:
             call.lineage.update(job=job.id, file=file_id)
             try:
                 entry = await self._attached.file(job.tenant_id, store_id, file_id)
@@ -162,7 +157,7 @@ class Ingestion:
 
     async def _index(self, job: Job) -> None:
         store_id, file_id = job.args["store_id"], job.args["file_id"]
-        async with self._governed(job, "index") as call:
+        async with governed(self.govern, job, "index") as call:
             call.lineage.update(job=job.id, file=file_id)
             try:
                 entry = await self._attached.file(job.tenant_id, store_id, file_id)
@@ -199,6 +194,13 @@ class Ingestion:
     def _read_work(self, job: Job) -> bytes:
         with self._files.blobs.open(_work_key(job)) as stream:
             return stream.read()
+
+
+def governed(govern: Govern | None, job: Job, step: str) -> AbstractAsyncContextManager[Call]:
+    """A step of a job as a governed call of whoever began the job."""
+    assert govern is not None
+    principal = Principal(job.tenant_id, job.args["subject"], None, frozenset())
+    return govern("job", f"job:{job.kind}/{step}", principal)
 
 
 async def embedded(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -16,7 +16,6 @@ from app.pools import Pool
 from app.retrieval.analysis import names
 from app.retrieval.collections import VectorStore, VectorStores, passage_of
 from app.retrieval.diversity import diversify, drop_near_duplicates, word_likeness
-from app.retrieval.engines.choice import ORIGINAL
 from app.retrieval.expansion import Window, widen
 from app.retrieval.filters import Predicate, compile_filter
 from app.retrieval.fusion import reciprocal_rank, weighted_sum
@@ -47,12 +46,12 @@ class Found:
 
 def find(
     index: StoreIndex,
+    build: str,
     query: str,
     vector: NDArray[np.float32] | None,
     k: int,
     files: set[str] | None = None,
     ranking: Ranking = DEFAULT_RANKING,
-    build: str = ORIGINAL,
 ) -> list[Found]:
     """Return the best passages of one store by fused vectors and words; blocking.
 
@@ -60,9 +59,9 @@ def find(
     resembles gets low scores throughout.
 
     Args:
+        build: of the index that the vector was made for.
         vector: float32 array of shape (dim,), unit norm; None to search by words alone.
         files: search these files only; all where None.
-        build: of the index that the vector was made for.
 
     Raises:
         BuildChanged: another build is searched now.
@@ -123,7 +122,7 @@ def _find_where(
 ) -> list[Found]:
     """:func:`find` among the files whose attributes are accepted."""
     files = {file_id for file_id, labels in labelled if accepts(labels)} if accepts else None
-    return find(index, query, vector, k, files, ranking, build)
+    return find(index, build, query, vector, k, files, ranking)
 
 
 def _thinned(hits: list[Hit], k: int, ranking: Ranking) -> list[Hit]:

@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import insert, select
-from sqlalchemy.dialects import sqlite
 from tantivy import IndexWriter  # noqa: F401  # the library is loaded before any fork
 
 from app.pools import Pool
@@ -205,7 +204,7 @@ class Life:
         wanted = replace(first, id=build_id, status="building", ready_at=None)
         async with self.db.write() as connection:
             for build in (first, wanted):
-                row = sqlite.insert(index_builds).values(**builds._row(build))
+                row = self.db.insert(index_builds).values(**builds._row(build))
                 await connection.execute(row.on_conflict_do_nothing())
         args = {"store_id": STORE, "build": build_id, "activate": True, "subject": "s"}
         job = Job("job", "t", builds.KIND, args)
@@ -257,7 +256,7 @@ class Life:
                 assert bool(there) == must[file_id], f"{file_id} should be {must[file_id]}"
             for n in range(PASSAGES):
                 query = f"{file_id} word{n}"
-                found = find(index, query, vector(file_id, n), 50, build=index.live.build)
+                found = find(index, index.live.build, query, vector(file_id, n), 50)
                 live = [text[f.number] for f in found if f.number in text]
                 assert ((file_id, n) in live) == bool(there), f"search of {file_id}/{n}"
                 by_words = dict(index.words.search(query, 50))
