@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from copy import copy
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from app.gateway.call import Call, Principal
 from app.ids import new_id
@@ -22,14 +22,23 @@ from app.retrieval.files import FileService
 from app.retrieval.index import StoreIndex
 from app.retrieval.ingestion import Ingestion, _new_passage
 from app.retrieval.search import Searches
-from app.retrieval.store_files import StoreFiles
+from app.retrieval.store_files import StoreFile, StoreFiles
 from app.retrieval.types import AttributeValue, Hit
+from app.settings import normal_url
 from app.store.blobs import Blobs
 from app.store.db import Database
 from app.store.jobs import Jobs
 from app.store.models import metadata
 
+T = TypeVar("T")
 TENANT = "t1"
+TEXTS = (
+    "Employees receive 27 days of paid holiday each year.",
+    "Trains are booked through the travel desk in Lyon.",
+    "The boiler is serviced in October by the caretaker.",
+    "Visitors sign the red book at the reception.",
+    "Backups of the ledger are kept for seven years.",
+)
 
 
 @cache
@@ -173,6 +182,52 @@ class House:
             index.compact_soon()
             assert index._compacting is not None
             await index._compacting
+
+
+@asynccontextmanager
+async def running(
+    database_url: str,
+    folder: Path,
+    engines: Engines | None = None,
+    models: dict[str, OnnxEmbedder] | None = None,
+) -> AsyncIterator[House]:
+    """A house whose jobs run."""
+    sqlite = database_url.startswith("sqlite")
+    jobs_url = normal_url(None, folder / "jobs.db") if sqlite else database_url
+    made = House(database_url, jobs_url, folder, engines, models)
+    await made.create_tables()
+    await made.jobs.start()
+    yield made
+    await made.jobs.close()
+    await made.close()
+
+
+async def until(found: Callable[[], Awaitable[T | None]], seconds: float = 30) -> T:
+    """Ask again and again until there is an answer; returns it."""
+    async with asyncio.timeout(seconds):
+        while (answer := await found()) is None:
+            await asyncio.sleep(0.02)
+    return answer
+
+
+async def ended(house: House, store: str, file_id: str) -> StoreFile:
+    """The file of a store, when its ingestion has come to an end."""
+
+    async def look() -> StoreFile | None:
+        file = await house.attached.file(TENANT, store, file_id)
+        return None if file.status == "in_progress" else file
+
+    return await until(look)
+
+
+async def job_over(house: House, job_id: str, seconds: float = 30) -> str:
+    """The status of a job, when nothing more will happen to it."""
+
+    async def look() -> str | None:
+        job = await house.jobs.get(TENANT, job_id)
+        return job.status if job.over else None
+
+    return await until(look, seconds)
 
 
 def files_of(hits: Sequence[Hit]) -> list[str]:

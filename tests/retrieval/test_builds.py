@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,18 @@ from app.retrieval.embedding import OnnxEmbedder, packaged_bge_dir
 from app.retrieval.engines.choice import Engines
 from app.retrieval.engines.faiss import FaissEngine
 from app.retrieval.index import StoreIndex
-from app.settings import normal_url
 from app.store.models import build_files, index_builds, segments
-from tests.retrieval.stores import TENANT, House, embedder, files_of, made_call
-
-TEXTS = (
-    "Employees receive 27 days of paid holiday each year.",
-    "Trains are booked through the travel desk in Lyon.",
-    "The boiler is serviced in October by the caretaker.",
-    "Visitors sign the red book at the reception.",
-    "Backups of the ledger are kept for seven years.",
+from tests.retrieval.stores import (
+    TENANT,
+    TEXTS,
+    House,
+    embedder,
+    ended,
+    files_of,
+    job_over,
+    made_call,
+    running,
+    until,
 )
 
 
@@ -41,30 +43,20 @@ def other_model() -> OnnxEmbedder:
 
 @pytest.fixture
 async def house(database_url: str, tmp_path: Path) -> AsyncIterator[House]:
-    sqlite = database_url.startswith("sqlite")
-    jobs_url = normal_url(None, tmp_path / "jobs.db") if sqlite else database_url
     models = {"bge-small-en": embedder(), "other": other_model()}
     engines = Engines(milvus_url=str(tmp_path / "lite.db"))
-    made = House(database_url, jobs_url, tmp_path, engines, models)
-    await made.create_tables()
-    await made.jobs.start()
-    yield made
-    await made.jobs.close()
-    await made.close()
+    async with running(database_url, tmp_path, engines, models) as made:
+        yield made
 
 
 async def over(house: House, store: str, build: str, status: str = "ready") -> Build:
     """The build, when its job is over."""
-    async with asyncio.timeout(60):
-        while True:
-            found = await house.builds.get(TENANT, store, build)
-            assert found.job_id is not None
-            job = await house.jobs.get(TENANT, found.job_id)
-            if job.over:
-                found = await house.builds.get(TENANT, store, build)
-                assert found.status == status, (found.error, job.error)
-                return found
-            await asyncio.sleep(0.02)
+    begun = await house.builds.get(TENANT, store, build)
+    assert begun.job_id is not None
+    await job_over(house, begun.job_id, 60)
+    found = await house.builds.get(TENANT, store, build)
+    assert found.status == status, found.error
+    return found
 
 
 async def built(house: House, store: str, **given: Any) -> Build:
@@ -203,9 +195,7 @@ async def test_a_file_ingested_across_a_switch_has_vectors_of_the_new_model(
     await begun.wait()
     await built(house, store, model="other")
     gate.set()
-    async with asyncio.timeout(30):
-        while (await house.attached.file(TENANT, store, file_id)).status == "in_progress":
-            await asyncio.sleep(0.02)
+    await ended(house, store, file_id)
     hits = await house.search(store, "canteen opens at noon", k=1)
     expected = (
         other_model().encode_query("canteen opens at noon")
@@ -223,15 +213,13 @@ async def test_a_restart_in_the_middle_of_a_build_goes_on_with_the_files_that_ar
 
     async def two_then_wait(texts: Any) -> Any:
         if len(seen) == 2:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()  # until the restart
         seen.append(texts)
         return await embed(texts)
 
     monkeypatch.setattr(model, "embed_passages", two_then_wait)
     build = await house.builds.begin(made_call(), store, None, "other", True)
-    async with asyncio.timeout(30):
-        while len(seen) < 2 or await _copied(house) < 2:
-            await asyncio.sleep(0.02)
+    await until(partial(_copied, house, 2))
     await house.jobs.close()
     await house.reopen()
     again: list[Any] = []
@@ -250,9 +238,10 @@ async def test_a_restart_in_the_middle_of_a_build_goes_on_with_the_files_that_ar
     assert [len(f) for f in await found(house, store)] == [1] * 5
 
 
-async def _copied(house: House) -> int:
+async def _copied(house: House, files: int) -> bool | None:
+    """True once so many files are in a build."""
     async with house.db.read() as connection:
-        return len((await connection.execute(select(build_files))).all())
+        return len((await connection.execute(select(build_files))).all()) >= files or None
 
 
 async def test_a_build_that_finds_too_little_is_not_switched_to(

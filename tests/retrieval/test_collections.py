@@ -21,15 +21,7 @@ from app.retrieval.engines.faiss import FaissEngine
 from app.retrieval.index import StoreIndex
 from app.retrieval.types import DEFAULT_RANKING
 from app.store.models import files, passages, segments, vector_store_files, vector_stores
-from tests.retrieval.stores import TENANT, House, files_of, made_call
-
-TEXTS = (
-    "Employees receive 27 days of paid holiday each year.",
-    "Trains are booked through the travel desk in Lyon.",
-    "The boiler is serviced in October by the caretaker.",
-    "Visitors sign the red book at the reception.",
-    "Backups of the ledger are kept for seven years.",
-)
+from tests.retrieval.stores import TENANT, TEXTS, House, files_of, made_call
 
 
 @pytest.fixture

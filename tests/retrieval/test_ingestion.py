@@ -13,23 +13,16 @@ from sqlalchemy import func, select
 
 import app.retrieval.ingestion as ingestion
 from app.errors import BudgetExceeded, NotFound
-from app.settings import normal_url
 from app.store.models import jobs, passages
-from tests.retrieval.stores import TENANT, House, files_of, made_call
+from tests.retrieval.stores import TENANT, House, ended, files_of, job_over, made_call, running
 
 HANDBOOK = "# Handbook\n\n## Holidays\n\nEmployees receive 27 days of paid holiday each year.\n"
 
 
 @pytest.fixture
 async def house(database_url: str, tmp_path: Path) -> AsyncIterator[House]:
-    sqlite = database_url.startswith("sqlite")
-    jobs_url = normal_url(None, tmp_path / "jobs.db") if sqlite else database_url
-    made = House(database_url, jobs_url, tmp_path)
-    await made.create_tables()
-    await made.jobs.start()
-    yield made
-    await made.jobs.close()
-    await made.close()
+    async with running(database_url, tmp_path) as made:
+        yield made
 
 
 async def restart(house: House) -> None:
@@ -44,20 +37,6 @@ async def begin(house: House, store: str, *file_ids: str) -> dict[str, str]:
     _, fresh = await house.attached.attach(made_call(), store, file_ids, {}, {})
     await house.ingestion.begin(made_call(), store, fresh)
     return fresh
-
-
-async def ended(house: House, store: str, file_id: str) -> Any:
-    async with asyncio.timeout(30):
-        while (file := await house.attached.file(TENANT, store, file_id)).status == "in_progress":
-            await asyncio.sleep(0.02)
-    return file
-
-
-async def job_over(house: House, job_id: str) -> str:
-    async with asyncio.timeout(30):
-        while (status := (await house.jobs.get(TENANT, job_id)).status) in ("queued", "running"):
-            await asyncio.sleep(0.02)
-    return status
 
 
 def held(house: House, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
