@@ -232,10 +232,13 @@ class LexicalIndex:
     def unknown_words(self, query: str, *, operators: bool = True) -> set[str]:
         """Return the words of ``query`` whose stem no passage has: near ones are found."""
         asked = parse(query, operators)
-        searcher = self._index.searcher()
-        maker = QueryMaker(self._schema, self._analysis, searcher, self.boosts)
-        content = self._analysis.content(asked.plain)
-        return {word for stem, word in content.items() if not maker.frequency(stem)}
+        return {word for word, passages in self.frequencies(asked.plain).items() if not passages}
+
+    def frequencies(self, text: str) -> dict[str, int]:
+        """How many passages hold the stem of each telling word of ``text``."""
+        maker = QueryMaker(self._schema, self._analysis, self._index.searcher(), self.boosts)
+        content = self._analysis.content(text)
+        return {word: maker.frequency(stem) for stem, word in content.items()}
 
     def permitted(self, query: str, numbers: Sequence[int], *, operators: bool = True) -> set[int]:
         """Return those of ``numbers`` that the query's quotes, pluses and minuses let through.

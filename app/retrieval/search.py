@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -188,6 +189,23 @@ class Searches:
         call.features["retrieval_score"] = hits[0].score if hits else 0.0
         call.lineage["stores"] = [store.id for store in stores]
         return hits
+
+    async def frequencies(
+        self, call: Call, store_ids: Sequence[str], text: str
+    ) -> tuple[int, dict[str, int]]:
+        """How many passages the stores hold, and how many of them each telling word of ``text``.
+
+        Raises:
+            NotFound: a store does not exist or is another tenant's.
+            Conflict: a store has expired.
+        """
+        held, frequencies = 0, Counter[str]()
+        for store_id in dict.fromkeys(store_ids):
+            store = await self._stores.searchable(call.tenant_id, store_id)
+            async with self._stores.using(store, store.version) as index:
+                held += index.words.count
+                frequencies.update(await self._pool.run(index.words.frequencies, text))
+        return held, dict(frequencies)
 
     async def widened(
         self,
