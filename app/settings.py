@@ -164,6 +164,8 @@ class Settings(BaseSettings):
     )
     oidc_tenant_claim: str = Field("tenant", description="Claim that names the tenant.")
     oidc_scope_claim: str = Field("scope", description="Claim that holds the scopes.")
+    oidc_user_claim: str = Field("sub", description="Claim that access lists know a user by.")
+    oidc_groups_claim: str = Field("groups", description="Claim that lists a user's groups.")
     log_level: Annotated[
         str,
         Field(pattern="^(debug|info|warning|error)$", description="Least severe line to log."),

@@ -214,7 +214,13 @@ def _oidc(settings: Settings) -> OidcVerifier | None:
     if not (issuer and audience and jwks):
         raise ValueError("OIDC needs OSTIARY_OIDC_ISSUER, _AUDIENCE and _JWKS_URL together")
     return OidcVerifier(
-        issuer, audience, jwks, settings.oidc_tenant_claim, settings.oidc_scope_claim
+        issuer,
+        audience,
+        jwks,
+        settings.oidc_tenant_claim,
+        settings.oidc_scope_claim,
+        user_claim=settings.oidc_user_claim,
+        groups_claim=settings.oidc_groups_claim,
     )
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Path, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from app.api.common import ERRORS, with_times
+from app.api.common import ERRORS, AccessName, with_times
 from app.errors import Forbidden
-from app.gateway.call import DEFAULT_TENANT, Call
+from app.gateway.acting import IMPERSONATE, MOST_GROUPS
+from app.gateway.call import DEFAULT_TENANT, SEES_ALL, Call
 from app.gateway.corridor import GovernedRoute, Scope
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ class KeyBody(BaseModel):
     expires_at: AwareDatetime | None = None
     rate_rpm: Annotated[int | None, Field(strict=True, ge=1, le=2**31 - 1)] = None
     rate_tpm: Annotated[int | None, Field(strict=True, ge=1, le=2**31 - 1)] = None
+    user: Annotated[
+        AccessName | None, Field(description="Whom access lists take the bearer for.")
+    ] = None
+    groups: Annotated[list[AccessName], Field(max_length=MOST_GROUPS)] = []
 
 
 class RotateBody(BaseModel):
@@ -77,6 +82,8 @@ class KeyObject(BaseModel):
     rotated_to: str | None
     rate_rpm: int | None
     rate_tpm: int | None
+    user: str | None
+    groups: list[str]
 
 
 class NewKeyObject(KeyObject):
@@ -94,7 +101,8 @@ def _identity(request: Request) -> Identity:
 
 
 def _shown(key: ApiKey) -> dict[str, Any]:
-    return {**with_times(asdict(key)), "scopes": list(key.scopes)}
+    values = {**with_times(asdict(key)), "scopes": list(key.scopes), "groups": list(key.groups)}
+    return {name: value for name, value in values.items() if name != "first_id"}
 
 
 def _tenant(tenant: Tenant) -> TenantObject:
@@ -111,6 +119,18 @@ def _require_scopes(call: Call, scopes: Sequence[str]) -> None:
     """Nobody can hand out rights that he lacks, neither in a new key nor in a successor."""
     if any(not call.principal.may(scope) for scope in scopes):
         raise Forbidden("This key would have scopes that yours lacks. Ask for fewer.")
+
+
+def _require_sight(call: Call, user: str | None, groups: Sequence[str]) -> None:
+    """Nobody can hand out sight that he lacks: as another user, or of another's groups."""
+    who = call.principal
+    if who.sees_all or who.may(IMPERSONATE):
+        return
+    if user not in (None, who.user) or not who.groups.issuperset(groups):
+        raise Forbidden(
+            f"This key would see files that yours may not. It takes the scope '{SEES_ALL}' to "
+            "make keys for other users or groups.",
+        )
 
 
 def _require_platform(call: Call) -> None:
@@ -147,6 +167,7 @@ async def create_key(request: Request, call: Admin, body: KeyBody) -> NewKeyObje
     if _reach(call) not in (None, tenant_id):
         raise Forbidden("Keys of another tenant are made by the platform's administrators.")
     _require_scopes(call, body.scopes)
+    _require_sight(call, body.user, body.groups)
     row, secret = await _identity(request).create_key(
         tenant_id,
         body.name,
@@ -154,6 +175,8 @@ async def create_key(request: Request, call: Admin, body: KeyBody) -> NewKeyObje
         expires_at=None if body.expires_at is None else body.expires_at.timestamp(),
         rate_rpm=body.rate_rpm,
         rate_tpm=body.rate_tpm,
+        user=body.user,
+        groups=body.groups,
     )
     return NewKeyObject(key=secret, **_shown(row))
 
@@ -171,7 +194,9 @@ async def rotate_key(
 ) -> NewKeyObject:
     """Make a successor with the same rights; the old key works for the grace period."""
     identity, reach = _identity(request), _reach(call)
-    _require_scopes(call, (await identity.find_key(reach, key_id)).scopes)
+    old = await identity.find_key(reach, key_id)
+    _require_scopes(call, old.scopes)
+    _require_sight(call, old.user, old.groups)
     row, secret = await identity.rotate_key(reach, key_id, body.grace_seconds)
     return NewKeyObject(key=secret, **_shown(row))
 

@@ -58,6 +58,17 @@ AttributeMap = Annotated[
     Field(max_length=16),
 ]
 
+AccessName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=256,
+        # no control characters, no blanks at the ends
+        pattern=r"^[^\x00-\x20\x7f]([^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?$",
+        description="A user or group, exactly as tokens and keys name it.",
+    ),
+]
+
 
 class Deleted(BaseModel):
     id: str

@@ -74,9 +74,9 @@ async def list_files(
     order: Order = "desc",
     after: Cursor = None,
 ) -> FileList:
-    """List the files."""
+    """List the files that the caller may see."""
     page = await request.app.state.services.files.page(
-        call.tenant_id, purpose=purpose, limit=limit, order=order, after=after
+        call, purpose=purpose, limit=limit, order=order, after=after
     )
     data = [shown(f) for f in page.rows]
     return FileList(
@@ -90,7 +90,7 @@ async def list_files(
 @router.get("/{file_id}")
 async def get_file(request: Request, call: Read, file_id: Id) -> FileObject:
     """Get a file's description."""
-    return shown(await request.app.state.services.files.get(call.tenant_id, file_id))
+    return shown(await request.app.state.services.files.get(call, file_id))
 
 
 @router.get(
@@ -100,7 +100,7 @@ async def get_file(request: Request, call: Read, file_id: Id) -> FileObject:
 )
 async def get_file_content(request: Request, call: Read, file_id: Id) -> StreamingResponse:
     """Get a file's bytes."""
-    file, stream = await request.app.state.services.files.content(call.tenant_id, file_id)
+    file, stream = await request.app.state.services.files.content(call, file_id)
     headers = {
         "content-length": str(file.bytes),
         # never shown in place: an uploaded page must not run as one of ours
@@ -124,7 +124,7 @@ async def _chunks(stream: IO[bytes]) -> AsyncIterator[bytes]:
 async def delete_file(request: Request, call: Write, file_id: Id) -> Deleted:
     """Delete a file, and its passages from every vector store."""
     services: Any = request.app.state.services
-    file = await services.files.get(call.tenant_id, file_id)
-    await services.store_files.delete_file(call.tenant_id, file_id)
+    file = await services.files.get(call, file_id)
+    await services.store_files.delete_file(call, file_id)
     await services.files.erase(file_id, file.blob)
     return Deleted(id=file_id, object="file")

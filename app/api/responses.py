@@ -61,14 +61,14 @@ def _wire(kind: str, value: dict[str, Any]) -> bytes:
 
 @router.get("/responses/{response_id}")
 async def get_response(request: Request, call: Read, response_id: Id) -> ResponseObject:
-    """Get a kept response."""
+    """Get a kept response of the caller's own."""
     service: Responses = request.app.state.services.responses
-    return await service.get(call.tenant_id, response_id)
+    return await service.get(call, response_id)
 
 
 @router.delete("/responses/{response_id}")
 async def delete_response(request: Request, call: Erase, response_id: Id) -> Deleted:
     """Forget a kept response."""
     service: Responses = request.app.state.services.responses
-    await service.delete(call.tenant_id, response_id)
+    await service.delete(call, response_id)
     return Deleted(id=response_id, object="response")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.api.common import Metadata
+from app.api.common import AccessName, Metadata
 from app.errors import BadRequest
+from app.retrieval.access import AccessList
 from app.retrieval.types import DEFAULT_RANKING, Ranking
 
 if TYPE_CHECKING:
@@ -69,6 +70,39 @@ class StoreExtras(BaseModel):
     embedding_model: Annotated[str, Field(max_length=200)] | None = None
 
 
+AccessNames = Annotated[list[AccessName], Field(max_length=500)]
+
+
+class Access(BaseModel):
+    """Who may see a file; without anybody in it, only keys with the scope `access:all`."""
+
+    model_config = ConfigDict(extra="forbid")
+    users: AccessNames = []
+    groups: AccessNames = []
+
+    def readers(self) -> AccessList:
+        return AccessList(frozenset(self.users), frozenset(self.groups))
+
+
+Readers = Annotated[
+    Access | None, Field(description="Who may see it; null: whoever may search the store.")
+]
+
+
+class FileExtras(BaseModel):
+    """What OpenAI's files of a vector store do not have."""
+
+    model_config = ConfigDict(extra="forbid")
+    access: Readers = None
+
+    def readers(self) -> AccessList | None:
+        return None if self.access is None else self.access.readers()
+
+
+class CreateExtras(StoreExtras, FileExtras):
+    """What the index is made with, and who may see the files of `file_ids`."""
+
+
 class CreateBody(BaseModel):
     name: Name | None = None
     description: Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")] | None = None
@@ -76,7 +110,7 @@ class CreateBody(BaseModel):
     expires_after: ExpiresAfter | None = None
     chunking_strategy: ChunkingStrategy | None = None
     metadata: Metadata | None = None
-    ostiary: StoreExtras | None = None
+    ostiary: CreateExtras | None = None
 
 
 class ChangeBody(BaseModel):
@@ -89,16 +123,30 @@ class AttachBody(BaseModel):
     file_id: Annotated[str, Field(max_length=128)]
     attributes: AttributeMap | None = None
     chunking_strategy: ChunkingStrategy | None = None
+    ostiary: FileExtras | None = None
 
 
 class BatchBody(BaseModel):
     file_ids: Annotated[FileIds, Field(min_length=1)]
     attributes: AttributeMap | None = None
     chunking_strategy: ChunkingStrategy | None = None
+    ostiary: FileExtras | None = None
+
+
+class NewReaders(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    access: Readers
 
 
 class AttributesBody(BaseModel):
-    attributes: AttributeMap | None
+    attributes: AttributeMap | None = Field(None, description="Left out, they stay as they are.")
+    ostiary: NewReaders | None = Field(None, description="Left out, it stays as it is.")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if "attributes" not in self.model_fields_set and self.ostiary is None:
+            raise ValueError("give attributes, or ostiary.access")
+        return self
 
 
 Weight = Annotated[float, Field(strict=True, ge=0, le=1000)]
@@ -259,6 +307,7 @@ class StoreFileObject(BaseModel):
     last_error: FileError | None
     attributes: dict[str, str | bool | float]
     chunking_strategy: dict[str, Any]
+    ostiary: FileExtras
 
 
 class StoreFileList(BaseModel):
@@ -347,6 +396,7 @@ def show_file(file: StoreFile) -> StoreFileObject:
         last_error=FileError(**file.last_error) if file.last_error else None,
         attributes=file.attributes,
         chunking_strategy={"type": "static", "static": static},
+        ostiary=FileExtras(access=Access(**file.access) if file.access is not None else None),
     )
 
 

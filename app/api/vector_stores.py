@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 
@@ -16,9 +16,9 @@ from app.api.vector_store_shapes import (
     ChangeBody,
     ContentPage,
     CreateBody,
+    CreateExtras,
     SearchBody,
     SearchPage,
-    StoreExtras,
     StoreFileList,
     StoreFileObject,
     StoreList,
@@ -33,7 +33,11 @@ from app.api.vector_store_shapes import (
 )
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
+from app.retrieval.access import require_seen
 from app.retrieval.rewrite import Turn, rewrite_by_rules
+
+if TYPE_CHECKING:
+    from app.retrieval.store_files import StoreFiles
 
 router = APIRouter(
     prefix="/v1/vector_stores", route_class=GovernedRoute, tags=["vector stores"], responses=ERRORS
@@ -58,8 +62,10 @@ async def create_vector_store(request: Request, call: Write, body: CreateBody) -
     """Make a vector store, and attach files to it."""
     services: Any = request.app.state.services
     if body.file_ids:  # before anything is made
-        await services.files.require(call.tenant_id, body.file_ids, "file_ids")
-    extras = body.ostiary or StoreExtras()
+        await services.files.require(call, body.file_ids, "file_ids")
+    extras = body.ostiary or CreateExtras()
+    access = extras.readers()
+    require_seen(call.principal, access)
     store = await services.vector_stores.create(
         call,
         name=body.name,
@@ -71,7 +77,9 @@ async def create_vector_store(request: Request, call: Write, body: CreateBody) -
         engine=extras.engine,
     )
     if body.file_ids:
-        _, fresh = await services.store_files.attach(call, store.id, body.file_ids, {}, {})
+        _, fresh = await services.store_files.attach(
+            call, store.id, body.file_ids, {}, {}, access=access
+        )
         await services.ingestion.begin(call, store.id, fresh)
     return await _shown(services, call.tenant_id, store.id)
 
@@ -160,7 +168,7 @@ async def search_vector_store(
     results = [(h, h.passage.text, [h.passage.ordinal]) for h in hits]
     if body.ostiary is not None and (expand := body.ostiary.expand) is not None:
         windows = await services.searches.widened(
-            call.tenant_id, vector_store_id, hits, expand.by, expand.reach, expand.max_tokens
+            call, vector_store_id, hits, expand.by, expand.reach, expand.max_tokens
         )
         results = [(hits[w.hits[0]], w.text, [p.ordinal for p in w.passages]) for w in windows]
     texts = await services.guardrails.screen(call, [text for _, text, _ in results], "output")
@@ -182,9 +190,10 @@ async def attach_file(
         [body.file_id],
         body.attributes or {},
         body.chunking_strategy.limits() if body.chunking_strategy else {},
+        access=body.ostiary.readers() if body.ostiary else None,
     )
     await services.ingestion.begin(call, vector_store_id, fresh)
-    return show_file(await services.store_files.file(call.tenant_id, vector_store_id, body.file_id))
+    return show_file(await services.store_files.file(call, vector_store_id, body.file_id))
 
 
 @router.get("/{vector_store_id}/files")
@@ -198,7 +207,7 @@ async def list_store_files(
     after: Cursor = None,
     before: Cursor = None,
 ) -> StoreFileList:
-    """List the files of a vector store."""
+    """List the files of a vector store that the caller may see."""
     return await _files(request, call, vector_store_id, None, status, limit, order, after, before)
 
 
@@ -215,7 +224,7 @@ async def _files(
 ) -> StoreFileList:
     one_cursor(after, before)
     page = await request.app.state.services.store_files.file_page(
-        call.tenant_id,
+        call,
         store_id,
         status=status,
         batch_id=batch_id,
@@ -239,18 +248,23 @@ async def get_store_file(
 ) -> StoreFileObject:
     """Get an attached file with its status and last error."""
     stores = request.app.state.services.store_files
-    return show_file(await stores.file(call.tenant_id, vector_store_id, file_id))
+    return show_file(await stores.file(call, vector_store_id, file_id))
 
 
 @router.post("/{vector_store_id}/files/{file_id}")
 async def set_store_file_attributes(
     request: Request, call: Write, vector_store_id: Id, file_id: Id, body: AttributesBody
 ) -> StoreFileObject:
-    """Replace an attached file's attributes."""
-    stores = request.app.state.services.store_files
-    return show_file(
-        await stores.set_attributes(call.tenant_id, vector_store_id, file_id, body.attributes or {})
-    )
+    """Replace an attached file's attributes, or who may see it."""
+    stores: StoreFiles = request.app.state.services.store_files
+    if body.ostiary is not None:
+        access = body.ostiary.access
+        shown = await stores.set_access(
+            call, vector_store_id, file_id, access.readers() if access else None
+        )
+    if "attributes" in body.model_fields_set:
+        shown = await stores.set_attributes(call, vector_store_id, file_id, body.attributes or {})
+    return show_file(shown)
 
 
 @router.get("/{vector_store_id}/files/{file_id}/content")
@@ -259,7 +273,7 @@ async def get_store_file_content(
 ) -> ContentPage:
     """Get the text of an attached file as it was read, in passages."""
     services: Any = request.app.state.services
-    _, found = await services.store_files.document(call.tenant_id, vector_store_id, file_id)
+    _, found = await services.store_files.document(call, vector_store_id, file_id)
     texts = await services.guardrails.screen(call, [p.text for p in found], "output")
     return ContentPage(data=[TextContent(text=t) for t in texts])
 
@@ -267,7 +281,7 @@ async def get_store_file_content(
 @router.delete("/{vector_store_id}/files/{file_id}")
 async def detach_file(request: Request, call: Write, vector_store_id: Id, file_id: Id) -> Deleted:
     """Remove a file's passages from a vector store; the file itself stays."""
-    await request.app.state.services.store_files.detach(call.tenant_id, vector_store_id, file_id)
+    await request.app.state.services.store_files.detach(call, vector_store_id, file_id)
     return Deleted(id=file_id, object="vector_store.file.deleted")
 
 
@@ -284,6 +298,7 @@ async def create_file_batch(
         body.attributes or {},
         body.chunking_strategy.limits() if body.chunking_strategy else {},
         batch=True,
+        access=body.ostiary.readers() if body.ostiary else None,
     )
     await services.ingestion.begin(call, vector_store_id, fresh)
     return show_batch(await services.store_files.batch(call.tenant_id, vector_store_id, batch_id))
@@ -319,7 +334,7 @@ async def list_batch_files(
     after: Cursor = None,
     before: Cursor = None,
 ) -> StoreFileList:
-    """List the files of a batch."""
+    """List the files of a batch that the caller may see."""
     await request.app.state.services.store_files.batch(call.tenant_id, vector_store_id, batch_id)
     return await _files(
         request, call, vector_store_id, batch_id, status, limit, order, after, before

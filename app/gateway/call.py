@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from app.gateway.limits import Window
 
 Direction = Literal["input", "output"]
+SEES_ALL = "access:all"  # the scope of those whom access lists do not bind
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,27 @@ class Principal:
     scopes: frozenset[str]
     rate_rpm: int | None = None
     rate_tpm: int | None = None
+    user: str | None = None  # whom access lists know by this name
+    groups: frozenset[str] = frozenset()
+    first: str | None = None  # the subject before any rotation of its key
+    acting: bool = False  # user and groups were named by the key's application for this call
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether access lists do not bind it; a key that acts for somebody sees what he sees."""
+        return not self.acting and self.may(SEES_ALL)
+
+    @property
+    def owner(self) -> str:
+        """Whose the files and responses of its calls are: a person's where one is known.
+
+        At most 300 characters. An application that names groups alone owns apart what it made
+        for others, who may see other things.
+        """
+        owner = f"user:{self.user}" if self.user is not None else self.first or self.subject
+        if self.acting and self.user is None:
+            owner = f"{owner}/{_digest(chr(0).join(sorted(self.groups)))}"
+        return owner if len(owner) <= 300 else f"long:{_digest(owner)}"
 
     def may(self, scope: str) -> bool:
         """Whether ``scope`` is granted: exactly, by its family ``chat:*``, or by ``*``."""
@@ -31,6 +54,10 @@ class Principal:
             or "*" in self.scopes
             or f"{scope.partition(':')[0]}:*" in self.scopes
         )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 DEFAULT_TENANT = "default"  # made at the first start; its administrators manage the others

@@ -16,6 +16,7 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 
 from app.errors import BadRequest, Forbidden, OstiaryError, TooLarge, Unavailable
+from app.gateway.acting import acting_for
 from app.gateway.body import Receive
 from app.gateway.call import Call, Direction, Principal, Usage
 from app.ids import new_id
@@ -223,6 +224,7 @@ class _Passage:
                     f"This credential lacks the scope '{self.required.name}'. "
                     "Ask an administrator for a key that has it."
                 )
+            call.principal = acting_for(call.principal, self.scope["headers"])
             self._check_length()
             await corridor.limits.admit(call)
             receive: Receive = self.receive

@@ -96,7 +96,7 @@ class Idempotency:
         if scope["path"].startswith(KEY_PATHS):
             ticket.seal = _seal(ticket, scope)
         try:
-            fingerprint = await spool_body(spool, scope, receive)
+            fingerprint = _of_caller(call, await spool_body(spool, scope, receive))
             await self._claim(ticket, fingerprint)
         except BaseException:
             # cancelled after the insert, the key would stay claimed until a restart
@@ -225,6 +225,13 @@ def _seal(ticket: Ticket, scope: MutableMapping[str, Any]) -> Fernet:
         if name == b"authorization":
             digest.update(value)
     return Fernet(base64.urlsafe_b64encode(digest.digest()))
+
+
+def _of_caller(call: Call, fingerprint: str) -> str:
+    """The fingerprint of a request by its caller: a reply shows what he may see."""
+    who = call.principal
+    sight = [who.owner, who.user, sorted(who.groups), who.sees_all]
+    return hashlib.sha256(f"{fingerprint}{json.dumps(sight)}".encode()).hexdigest()
 
 
 def _opened(ticket: Ticket, body: bytes) -> bytes:

@@ -130,6 +130,9 @@ class Identity(KeyStore):
             frozenset(row["scopes"]),
             row["rate_rpm"],
             row["rate_tpm"],
+            row["user"],
+            frozenset(row["groups"] or ()),
+            f"key:{row['first_id'] or row['id']}",
         )
         return principal, row["expires_at"]
 
@@ -138,7 +141,14 @@ class Identity(KeyStore):
         tenant = await self.find_tenant(claims.tenant)
         if tenant is None or tenant.disabled_at is not None:
             raise _no_tenant()
-        principal = Principal(tenant.id, f"oidc:{claims.subject}", None, claims.scopes)
+        principal = Principal(
+            tenant.id,
+            f"oidc:{claims.subject}",
+            None,
+            claims.scopes,
+            user=claims.user,
+            groups=claims.groups,
+        )
         return principal, claims.expires_at
 
 

@@ -37,6 +37,9 @@ class ApiKey:
     rotated_to: str | None
     rate_rpm: int | None
     rate_tpm: int | None
+    user: str | None = None
+    groups: tuple[str, ...] = ()
+    first_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +187,13 @@ class KeyStore:
         expires_at: float | None = None,
         rate_rpm: int | None = None,
         rate_tpm: int | None = None,
+        user: str | None = None,
+        groups: Sequence[str] = (),
     ) -> tuple[ApiKey, str]:
-        """Return the key's row and the whole key, which cannot be had again."""
+        """Return the key's row and the whole key, which cannot be had again.
+
+        ``user`` and ``groups`` are whom access lists take its bearer for.
+        """
         if await self.find_tenant(tenant_id) is None:
             raise NotFound("tenant", tenant_id)
         if expires_at is not None and expires_at <= time.time():
@@ -202,6 +210,8 @@ class KeyStore:
             rotated_to=None,
             rate_rpm=rate_rpm,
             rate_tpm=rate_tpm,
+            user=user,
+            groups=tuple(groups),
         )
         async with self._db.write() as connection:
             await connection.execute(insert(api_keys).values(_values(row, secret)))
@@ -240,7 +250,8 @@ class KeyStore:
         if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
             raise Conflict("This key was revoked or has expired. Create a new one instead.")
         new_id_, secret = new_secret()
-        new = replace(old, id=new_id_, created_at=now, rotated_to=None)
+        first = old.first_id or old.id
+        new = replace(old, id=new_id_, created_at=now, rotated_to=None, first_id=first)
         until = now + grace_s if old.expires_at is None else min(now + grace_s, old.expires_at)
         async with self._db.write() as connection:
             # One transaction: a crash leaves no successor that nobody was shown.
@@ -273,9 +284,11 @@ class KeyStore:
 
 def _api_key(row: Mapping[Any, Any]) -> ApiKey:
     values = {name: value for name, value in row.items() if name != "secret_hash"}
-    return ApiKey(**{**values, "scopes": tuple(values["scopes"])})
+    several = {"scopes": tuple(values["scopes"]), "groups": tuple(values["groups"] or ())}
+    return ApiKey(**{**values, **several})
 
 
 def _values(key: ApiKey, secret: str) -> dict[str, Any]:
     values = {name: getattr(key, name) for name in ApiKey.__dataclass_fields__}
-    return {**values, "scopes": list(key.scopes), "secret_hash": hash_secret(secret)}
+    several = {"scopes": list(key.scopes), "groups": list(key.groups)}
+    return {**values, **several, "secret_hash": hash_secret(secret)}

@@ -13,6 +13,7 @@ import aiohttp
 import jwt
 
 from app.errors import Unauthenticated, Unavailable
+from app.gateway.acting import MOST_GROUPS, is_name
 
 log = logging.getLogger("ostiary.gateway")
 # Asymmetric only: with HS256 in the list the public key could be used as a shared secret.
@@ -31,6 +32,8 @@ class Claims:
     tenant: str
     scopes: frozenset[str]
     expires_at: float
+    user: str | None = None  # as access lists name the bearer
+    groups: frozenset[str] = frozenset()
 
 
 class OidcVerifier:
@@ -49,11 +52,14 @@ class OidcVerifier:
         tenant_claim: str,
         scope_claim: str,
         *,
+        user_claim: str = "sub",
+        groups_claim: str = "groups",
         refetch_s: float = REFETCH_S,
     ) -> None:
         self._issuer, self._audience = issuer, audience
         self._jwks_url = jwks_url
         self._tenant_claim, self._scope_claim = tenant_claim, scope_claim
+        self._user_claim, self._groups_claim = user_claim, groups_claim
         self._refetch_s = refetch_s
         self._keys: dict[str, jwt.PyJWK] = {}
         self._tried_at = self._fetched_at = float("-inf")
@@ -98,6 +104,8 @@ class OidcVerifier:
             str(claims.get(self._tenant_claim, "")),
             _scopes(claims.get(self._scope_claim)),
             float(claims["exp"]) + LEEWAY_S,
+            _user(claims.get(self._user_claim)),
+            _groups(claims.get(self._groups_claim)),
         )
 
     async def _key(self, kid: str | None) -> jwt.PyJWK:
@@ -161,3 +169,24 @@ def _scopes(claim: object) -> frozenset[str]:
     if isinstance(claim, str):
         return frozenset(claim.split())
     return frozenset(map(str, claim)) if isinstance(claim, list) else frozenset()
+
+
+def _user(claim: object) -> str | None:
+    return claim if isinstance(claim, str) and is_name(claim) else None
+
+
+def _groups(claim: object) -> frozenset[str]:
+    """Groups as a list of names; what is no name is not a group.
+
+    Raises:
+        Unauthenticated: more groups than are taken: none is dropped in silence.
+    """
+    if not isinstance(claim, list):
+        return frozenset()
+    if len(claim) > MOST_GROUPS:
+        raise Unauthenticated(
+            f"This token names more than {MOST_GROUPS} groups. Let your identity provider send "
+            "only the groups that this gateway needs.",
+            code="too_many_groups",
+        )
+    return frozenset(g for g in claim if isinstance(g, str) and is_name(g))

@@ -29,7 +29,7 @@ from app.store.models import responses
 
 
 class Responses:
-    """The responses service of one gateway; kept responses belong to their tenant."""
+    """The responses service of one gateway; kept responses are read by who asked for them."""
 
     def __init__(
         self,
@@ -225,6 +225,7 @@ class Responses:
                     id=response["id"],
                     tenant_id=call.tenant_id,
                     created_at=time.time(),
+                    owner=call.principal.owner,
                     input=[*(m for m in messages if m["role"] != "system"), said],
                     body=response,
                 )
@@ -233,25 +234,27 @@ class Responses:
     async def _history(self, call: Call, request: ResponsesRequest) -> list[dict[str, Any]]:
         if request.previous_response_id is None:
             return []
-        row = await self._row(call.tenant_id, request.previous_response_id)
+        row = await self._row(call, request.previous_response_id)
         return list(row["input"])
 
-    async def _row(self, tenant_id: str, response_id: str) -> Any:
+    async def _row(self, call: Call, response_id: str) -> Any:
         query = select(responses).where(
-            responses.c.id == response_id, responses.c.tenant_id == tenant_id
+            responses.c.id == response_id, responses.c.tenant_id == call.tenant_id
         )
+        if not call.principal.sees_all:  # it quotes what another caller may not see
+            query = query.where(responses.c.owner == call.principal.owner)
         async with self._db.read() as connection:
             row = (await connection.execute(query)).mappings().one_or_none()
         if row is None:
             raise NotFound("response", response_id)
         return row
 
-    async def get(self, tenant_id: str, response_id: str) -> ResponseObject:
-        """A kept response; raises NotFound."""
-        return ResponseObject.model_validate((await self._row(tenant_id, response_id))["body"])
+    async def get(self, call: Call, response_id: str) -> ResponseObject:
+        """A kept response; raises NotFound, also where another caller asked for it."""
+        return ResponseObject.model_validate((await self._row(call, response_id))["body"])
 
-    async def delete(self, tenant_id: str, response_id: str) -> None:
-        """Forget a kept response."""
-        await self._row(tenant_id, response_id)
+    async def delete(self, call: Call, response_id: str) -> None:
+        """Forget a kept response; raises NotFound as :meth:`get` does."""
+        await self._row(call, response_id)
         async with self._db.write() as connection:
             await connection.execute(delete(responses).where(responses.c.id == response_id))

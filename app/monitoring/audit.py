@@ -332,6 +332,9 @@ def _describe(call: Call, status: int, latency_s: float) -> tuple[dict[str, Any]
         "outcome": "ok" if status < 400 else "cut" if status == 499 else "error",
         "committed_at": time.time(),
     }
+    if call.principal.acting:
+        acted_for = {"user": call.principal.user, "groups": sorted(call.principal.groups)}
+        record["acting_for"] = acted_for
     if call.bodies:
         record["bodies"] = call.bodies
     return row, record

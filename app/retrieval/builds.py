@@ -18,7 +18,8 @@ from app.pools import Pool
 from app.retrieval.build_check import measured_recall
 from app.retrieval.build_copy import BuildCopy, attached
 from app.retrieval.collections import VectorStore, VectorStores
-from app.retrieval.index import Live, passage_count
+from app.retrieval.contents import passage_count
+from app.retrieval.index import Live
 from app.retrieval.ingestion import Govern, governed
 from app.store.db import Database
 from app.store.jobs import Job, Jobs

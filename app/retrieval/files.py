@@ -7,14 +7,16 @@ import hashlib
 import re
 import time
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 from sqlalchemy import func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import BadRequest, Conflict, NotFound, TooLarge
 from app.gateway.call import Call
 from app.gateway.idempotency import KEPT_S
 from app.ids import new_id
+from app.retrieval.access import visible_files
 from app.store.blobs import Blobs
 from app.store.db import Database
 from app.store.models import files
@@ -37,6 +39,7 @@ class File:
     expires_at: float | None
     deleted_at: float | None
     upload_key: str | None = None
+    owner: str | None = None
 
 
 class FileService:
@@ -85,7 +88,8 @@ class FileService:
             time.time(),
             None,
             None,
-            None if idempotency_key is None else _upload_key(call.tenant_id, idempotency_key),
+            None if idempotency_key is None else _upload_key(call, idempotency_key),
+            call.principal.owner,
         )
         kept = await self._record(row)
         if kept.id == row.id:
@@ -117,8 +121,21 @@ class FileService:
                 return row
             return File(**(await connection.execute(select(files).where(same))).mappings().one())
 
-    async def get(self, tenant_id: str, file_id: str) -> File:
-        """Raises NotFound for an unknown or deleted id, or another tenant's."""
+    async def get(self, call: Call, file_id: str) -> File:
+        """Raises NotFound as :meth:`row` does, and for a file that the caller may not see."""
+        file = await self.row(call.tenant_id, file_id)
+        async with self._db.read() as connection:
+            about = {"id": file.id, "owner": file.owner}
+            if not await visible_files(connection, call.principal, [about]):
+                raise NotFound("file", file_id)
+        return file
+
+    async def row(self, tenant_id: str, file_id: str) -> File:
+        """A file, whoever may see it: for work, not for callers.
+
+        Raises:
+            NotFound: an unknown or deleted id, or another tenant's.
+        """
         query = select(files).where(
             files.c.id == file_id, files.c.tenant_id == tenant_id, files.c.deleted_at.is_(None)
         )
@@ -128,40 +145,56 @@ class FileService:
             raise NotFound("file", file_id)
         return File(**row)
 
-    async def names(self, tenant_id: str, file_ids: list[str]) -> dict[str, str]:
-        """The filenames of those ids that exist."""
-        query = select(files.c.id, files.c.filename).where(
-            files.c.tenant_id == tenant_id, files.c.id.in_(file_ids), files.c.deleted_at.is_(None)
-        )
-        async with self._db.read() as connection:
-            return {r.id: r.filename for r in await connection.execute(query)}
-
     async def page(
         self,
-        tenant_id: str,
+        call: Call,
         *,
         purpose: str | None,
         limit: int,
         order: str,
         after: str | None,
     ) -> Page[File]:
-        """One page of the tenant's files."""
-        query = select(files).where(files.c.tenant_id == tenant_id, files.c.deleted_at.is_(None))
+        """One page of the tenant's files that the caller may see."""
+        who = call.principal
+        query = select(files).where(
+            files.c.tenant_id == call.tenant_id, files.c.deleted_at.is_(None)
+        )
         if purpose is not None:
             query = query.where(files.c.purpose == purpose)
-        found = await page_of(self._db, query, files.c.id, limit=limit, order=order, after=after)
+
+        async def keep(
+            connection: AsyncConnection, rows: list[dict[str, Any]]
+        ) -> list[dict[str, Any]]:
+            return await visible_files(connection, who, rows)
+
+        found = await page_of(
+            self._db,
+            query,
+            files.c.id,
+            limit=limit,
+            order=order,
+            after=after,
+            keep=None if who.sees_all else keep,
+        )
         return Page([File(**r) for r in found.rows], found.has_more)
 
-    async def require(self, tenant_id: str, file_ids: list[str], param: str) -> None:
-        """Raises NotFound for the first id that is not a file of the tenant."""
-        known = await self.names(tenant_id, file_ids)
+    async def require(self, call: Call, file_ids: list[str], param: str) -> None:
+        """Raises NotFound for the first id that is not a file that the caller may see."""
+        query = select(files.c.id, files.c.owner).where(
+            files.c.tenant_id == call.tenant_id,
+            files.c.id.in_(file_ids),
+            files.c.deleted_at.is_(None),
+        )
+        async with self._db.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+            known = {r["id"] for r in await visible_files(connection, call.principal, rows)}
         for file_id in file_ids:
             if file_id not in known:
                 raise NotFound("file", file_id, param=param)
 
-    async def content(self, tenant_id: str, file_id: str) -> tuple[File, IO[bytes]]:
-        """The file and a stream of its bytes."""
-        file = await self.get(tenant_id, file_id)
+    async def content(self, call: Call, file_id: str) -> tuple[File, IO[bytes]]:
+        """The file and a stream of its bytes; raises NotFound as :meth:`get` does."""
+        file = await self.get(call, file_id)
         try:
             return file, await asyncio.to_thread(self.blobs.open, file.blob)
         except FileNotFoundError:
@@ -192,5 +225,6 @@ class FileService:
             return int((await connection.execute(query)).scalar_one())
 
 
-def _upload_key(tenant_id: str, key: str) -> str:
-    return hashlib.sha256(f"{tenant_id}\0{key}".encode()).hexdigest()
+def _upload_key(call: Call, key: str) -> str:
+    said = f"{call.tenant_id}\0{call.principal.owner}\0{key}"
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()

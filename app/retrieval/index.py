@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import NotFound
 from app.pools import Pool
+from app.retrieval.access import AccessList, StoreAccess, access_list
+from app.retrieval.contents import bump, passage_count, remove_passages
 from app.retrieval.engines.base import SegmentInfo, VectorEngine
 from app.retrieval.engines.faiss import FaissEngine
 from app.retrieval.lexical import LexicalIndex, RebuildNeeded
 from app.retrieval.manifest import Manifest
 from app.retrieval.types import AttributeValue
 from app.store.db import Database
-from app.store.models import (
-    files,
-    passages,
-    removals,
-    vector_store_files,
-    vector_stores,
-)
+from app.store.models import files, passages, vector_store_files, vector_stores
 
 WORDS_BATCH = 1000
 # A segment without a manifest is what a crash left, or what another gateway is about to name.
@@ -93,6 +89,7 @@ class StoreIndex:
         # Searches read these in other threads: looked up there, never walked through.
         self.attributes: dict[str, dict[str, AttributeValue]] = {}  # by live file id
         self.filenames: dict[str, str] = {}
+        self.access = StoreAccess()
         self.version = -1
         self.users = 0
         self._gone = False
@@ -187,13 +184,19 @@ class StoreIndex:
 
     async def _load_files(self, connection: AsyncConnection) -> None:
         rows = await connection.execute(
-            select(files.c.id, files.c.filename, vector_store_files.c.attributes)
+            select(
+                files.c.id,
+                files.c.filename,
+                vector_store_files.c.attributes,
+                vector_store_files.c.access,
+            )
             .join(vector_store_files, vector_store_files.c.file_id == files.c.id)
             .where(vector_store_files.c.vector_store_id == self.store_id)
         )
         found = rows.all()
         self.attributes = {r.id: dict(r.attributes) for r in found}
         self.filenames = {r.id: r.filename for r in found}
+        self.access = StoreAccess({r.id: access_list(r.access) for r in found})
 
     # -- words --------------------------------------------------------------------------
 
@@ -295,17 +298,15 @@ class StoreIndex:
                     if info is not None:
                         info = replace(info, version=version)
                     await self._insert(connection, file_id, new, info)
-                    labels = select(vector_store_files.c.attributes).where(
-                        vector_store_files.c.vector_store_id == self.store_id,
-                        vector_store_files.c.file_id == file_id,
-                    )
-                    attributes = dict(await connection.scalar(labels) or {})
+                    about = select(vector_store_files.c.attributes, vector_store_files.c.access)
+                    labels = (await connection.execute(about.where(self._is(file_id)))).one()
             if not done.rowcount:
                 await self._pool.run(self._forget_words, file_id)
                 if info is None:
                     await self._pool.run(self.engine.remove, file_id)
                 return False
-            self.attributes[file_id], self.filenames[file_id] = attributes, filename
+            self.access.put(file_id, access_list(labels.access))  # before it can be found
+            self.attributes[file_id], self.filenames[file_id] = dict(labels.attributes), filename
             if new:
                 await self._pool.run(self.engine.publish, info)
             self._advance(version)
@@ -347,12 +348,7 @@ class StoreIndex:
         """Detach a file: gone from SQL first, then from memory, words and segments."""
         async with self._writing:
             async with self._db.write() as connection:
-                done = await connection.execute(
-                    delete(vector_store_files).where(
-                        vector_store_files.c.vector_store_id == self.store_id,
-                        vector_store_files.c.file_id == file_id,
-                    )
-                )
+                done = await connection.execute(delete(vector_store_files).where(self._is(file_id)))
                 if not done.rowcount:
                     return False
                 version = await remove_passages(connection, self.store_id, file_id)
@@ -369,6 +365,7 @@ class StoreIndex:
             return
         self.attributes.pop(file_id, None)
         self.filenames.pop(file_id, None)
+        self.access.drop(file_id)
         self._advance(version)
         await self._pool.run(self.engine.remove, file_id)
         await self._pool.run(self._forget_words, file_id)
@@ -377,21 +374,35 @@ class StoreIndex:
     async def set_attributes(self, file_id: str, attributes: dict[str, AttributeValue]) -> bool:
         """Replace a file's attributes; False when it is not attached."""
         async with self._writing:
-            async with self._db.write() as connection:
-                done = await connection.execute(
-                    update(vector_store_files)
-                    .where(
-                        vector_store_files.c.vector_store_id == self.store_id,
-                        vector_store_files.c.file_id == file_id,
-                    )
-                    .values(attributes=attributes)
-                )
-                if not done.rowcount:
-                    return False
-                version = await bump(connection, self.store_id)
-            self.attributes[file_id] = attributes
-            self._advance(version)
+            done = await self._change(file_id, attributes=attributes)
+            if done:
+                self.attributes[file_id] = attributes
+        return done
+
+    async def set_access(self, file_id: str, access: AccessList | None) -> bool:
+        """Replace a file's access list; False when it is not attached.
+
+        Searches that have begun read the list again with the texts, so none that ends after
+        this returns shows the file to those who may not see it any more.
+        """
+        async with self._writing:
+            done = await self._change(file_id, access=access.stored() if access else None)
+            if done:
+                self.access.put(file_id, access)
+        return done
+
+    async def _change(self, file_id: str, **values: Any) -> bool:
+        async with self._db.write() as connection:
+            about = update(vector_store_files).where(self._is(file_id))
+            if not (await connection.execute(about.values(**values))).rowcount:
+                return False
+            version = await bump(connection, self.store_id)
+        self._advance(version)
         return True
+
+    def _is(self, file_id: str) -> Any:
+        table = vector_store_files.c
+        return (table.vector_store_id == self.store_id) & (table.file_id == file_id)
 
     # -- merging ------------------------------------------------------------------------
 
@@ -466,34 +477,3 @@ class StoreIndex:
     async def reload(self) -> None:
         """Read SQL anew; only while :meth:`held`."""
         await self._load()
-
-
-async def passage_count(connection: AsyncConnection, store_id: str) -> int:
-    """How many passages a store has."""
-    count = select(func.count()).where(passages.c.vector_store_id == store_id)
-    return int(await connection.scalar(count) or 0)
-
-
-async def bump(connection: AsyncConnection, store_id: str) -> int:
-    """Count a change of a store's contents; returns the version that it makes."""
-    version = await connection.scalar(
-        update(vector_stores)
-        .where(vector_stores.c.id == store_id)
-        .values(version=vector_stores.c.version + 1, last_active_at=time.time())
-        .returning(vector_stores.c.version)
-    )
-    return int(version or 0)
-
-
-async def remove_passages(connection: AsyncConnection, store_id: str, file_id: str) -> int:
-    """Delete a file's passages and note for its segments that it is gone; returns the version."""
-    version = await bump(connection, store_id)
-    await connection.execute(
-        delete(passages).where(
-            passages.c.vector_store_id == store_id, passages.c.file_id == file_id
-        )
-    )
-    await connection.execute(
-        insert(removals).values(vector_store_id=store_id, file_id=file_id, version=version)
-    )
-    return version

@@ -96,8 +96,8 @@ class Ingestion:
         async with governed(self.govern, job, "prepare") as call:
             call.lineage.update(job=job.id, file=file_id)
             try:
-                entry = await self._attached.file(job.tenant_id, store_id, file_id)
-                file = await self._files.get(job.tenant_id, file_id)
+                entry = await self._attached.entry(job.tenant_id, store_id, file_id)
+                file = await self._files.row(job.tenant_id, file_id)
             except NotFound:
                 return  # detached or deleted meanwhile
             if not entry.waits_for(job.id):
@@ -160,7 +160,7 @@ class Ingestion:
         async with governed(self.govern, job, "index") as call:
             call.lineage.update(job=job.id, file=file_id)
             try:
-                entry = await self._attached.file(job.tenant_id, store_id, file_id)
+                entry = await self._attached.entry(job.tenant_id, store_id, file_id)
             except NotFound:
                 entry = None
             if entry is None or not entry.waits_for(job.id):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -186,7 +186,7 @@ class LexicalIndex:
         self,
         query: str,
         k: int,
-        file_ids: set[str] | None = None,
+        file_ids: Collection[str] | None = None,
         *,
         operators: bool = True,
         typos: bool = True,

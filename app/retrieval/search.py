@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 
 from app.errors import BadRequest, Unavailable
-from app.gateway.call import Call
+from app.gateway.call import Call, Principal
 from app.pools import Pool
+from app.retrieval.access import Row, access_list, sees
 from app.retrieval.analysis import names
 from app.retrieval.collections import VectorStore, VectorStores, passage_of
 from app.retrieval.diversity import diversify, drop_near_duplicates, word_likeness
@@ -24,7 +25,7 @@ from app.retrieval.index import BuildChanged, StoreIndex
 from app.retrieval.rerank import Candidate, Reranker
 from app.retrieval.types import DEFAULT_RANKING, AttributeValue, Hit, Passage, Ranking
 from app.store.db import Database
-from app.store.models import passages
+from app.store.models import passages, vector_store_files
 
 # bge-small cosines of unrelated texts lie near 0.4, of paraphrases near 0.9
 COSINE_LOW, COSINE_HIGH = 0.4, 0.9
@@ -51,7 +52,7 @@ def find(
     query: str,
     vector: NDArray[np.float32] | None,
     k: int,
-    files: set[str] | None = None,
+    files: Collection[str] | None,
     ranking: Ranking = DEFAULT_RANKING,
 ) -> list[Found]:
     """Return the best passages of one store by fused vectors and words; blocking.
@@ -117,12 +118,23 @@ def _find_where(
     query: str,
     vector: NDArray[np.float32] | None,
     k: int,
+    visible: frozenset[str] | None,
     accepts: Predicate | None,
     labelled: list[tuple[str, dict[str, AttributeValue]]],
     ranking: Ranking,
 ) -> list[Found]:
-    """:func:`find` among the files whose attributes are accepted."""
-    files = {file_id for file_id, labels in labelled if accepts(labels)} if accepts else None
+    """:func:`find` among the files that the caller may see and whose attributes are accepted.
+
+    Args:
+        visible: as :meth:`StoreAccess.visible_to` gives them; None: every file.
+    """
+    files: Collection[str] | None = visible
+    if accepts is not None:
+        files = {
+            file_id
+            for file_id, labels in labelled
+            if (visible is None or file_id in visible) and accepts(labels)
+        }
     return find(index, build, query, vector, k, files, ranking)
 
 
@@ -139,7 +151,12 @@ def _thinned(hits: list[Hit], k: int, ranking: Ranking) -> list[Hit]:
 
 
 class Searches:
-    """Searches the vector stores of one gateway."""
+    """Searches the vector stores of one gateway.
+
+    Access lists hold twice: :meth:`_in_store` looks among the files only that the caller may
+    see, so that what he may not see takes no place of his results, and :func:`_seen_rows` reads
+    a text only together with the list that its file has in SQL at that moment.
+    """
 
     def __init__(
         self, db: Database, stores: VectorStores, pool: Pool, reranker: Reranker | None = None
@@ -156,7 +173,7 @@ class Searches:
         filters: dict[str, Any] | None = None,
         ranking: Ranking = DEFAULT_RANKING,
     ) -> list[Hit]:
-        """Search stores of the caller's tenant; best first over all of them.
+        """Search stores of the caller's tenant, in the files that he may see; best first.
 
         Raises:
             NotFound: a store does not exist or is another tenant's.
@@ -178,9 +195,9 @@ class Searches:
         found.sort(key=lambda pair: -pair[0].score)
         chosen_among = ranking.rerank or not ranking.near_duplicates or ranking.diversity > 0
         first = k + LEAST_WIDE if chosen_among else k
-        hits = await self._read(found[:first])
+        hits = await self._read(call.principal, found[:first])
         if len(hits) < min(first, len(found)):  # some were removed a moment ago
-            hits += await self._read(found[first : first + LEAST_WIDE])
+            hits += await self._read(call.principal, found[first : first + LEAST_WIDE])
         if ranking.rerank:
             hits = await self._rerank(call, query, hits, ranking.rerank_budget_ms)
         if not ranking.near_duplicates or ranking.diversity > 0:
@@ -209,7 +226,7 @@ class Searches:
 
     async def widened(
         self,
-        tenant_id: str,
+        call: Call,
         store_id: str,
         hits: Sequence[Hit],
         by: Literal["neighbours", "section"],
@@ -217,21 +234,19 @@ class Searches:
         max_tokens: int,
     ) -> list[Window]:
         """What one store's hits become with the text around them; see :func:`widen`."""
-        store = await self._stores.get(tenant_id, store_id)
+        store = await self._stores.get(call.tenant_id, store_id)
         count = self._stores.embedder_of(store).count_tokens
         async with self._stores.using(store, store.version) as index:
 
             async def fetch(file_id: str, first: int, last: int) -> list[Passage]:
                 table = passages.c
-                query = (
-                    select(passages)
-                    .where(table.vector_store_id == store_id, table.file_id == file_id)
-                    .where(table.ordinal.between(first, last))
-                    .order_by(table.ordinal)
+                wanted = (
+                    (table.vector_store_id == store_id)
+                    & (table.file_id == file_id)
+                    & table.ordinal.between(first, last)
                 )
-                async with self._db.read() as connection:
-                    rows = (await connection.execute(query)).mappings().all()
-                return [passage_of(row, index) for row in rows]
+                rows = await self._seen_rows(call.principal, wanted)
+                return [passage_of(row, index) for row in sorted(rows, key=lambda r: r["ordinal"])]
 
             return await widen([h.passage for h in hits], fetch, count, by, reach, max_tokens)
 
@@ -255,6 +270,7 @@ class Searches:
                     vectors[model] = await embedder.embed_query(query)
                 vector = vectors[model]
             async with self._stores.using(store, store.version) as index:
+                visible = index.access.visible_to(call.principal)
                 # a list of this moment: the thread must not walk what the loop changes
                 labelled = list(index.attributes.items()) if accepts else []
                 try:
@@ -265,6 +281,7 @@ class Searches:
                         query,
                         vector,
                         k,
+                        visible,
                         accepts,
                         labelled,
                         ranking,
@@ -292,14 +309,24 @@ class Searches:
         lowest = ordered[-1].score if ordered else 1.0
         return ordered + [replace(h, score=min(h.score, lowest)) for h in hits[RERANKED:]]
 
-    async def _read(self, found: list[tuple[Found, StoreIndex]]) -> list[Hit]:
-        """Read the texts; what SQL no longer has is not returned."""
-        query = select(passages).where(passages.c.number.in_([f.number for f, _ in found]))
-        async with self._db.read() as connection:
-            rows = {r["number"]: r for r in (await connection.execute(query)).mappings()}
+    async def _read(self, who: Principal, found: list[tuple[Found, StoreIndex]]) -> list[Hit]:
+        """Read the texts; what SQL no longer has, or no longer shows, is not returned."""
+        wanted = passages.c.number.in_([f.number for f, _ in found])
+        rows = {row["number"]: row for row in await self._seen_rows(who, wanted)}
         return [
             Hit(passage_of(row, index), item.score, item.dense, item.lexical)
             for item, index in found
             if (row := rows.get(item.number)) is not None
             and row["vector_store_id"] == index.store_id
         ]
+
+    async def _seen_rows(self, who: Principal, wanted: ColumnElement[bool]) -> list[Row]:
+        """The wanted passages of files that somebody may see, by the lists of this moment."""
+        files = vector_store_files.c
+        same = (files.vector_store_id == passages.c.vector_store_id) & (
+            files.file_id == passages.c.file_id
+        )
+        query = select(passages, files.access).join(vector_store_files, same).where(wanted)
+        async with self._db.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [row for row in rows if sees(who, access_list(row["access"]))]

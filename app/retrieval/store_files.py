@@ -1,20 +1,24 @@
-"""The files of vector stores: attach, label, detach; batches of them."""
+"""The files of vector stores: attach, label, show to whom it may concern, detach; batches."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import NotFound
+from app.errors import Conflict, NotFound
 from app.gateway.call import Call
 from app.ids import new_id
+from app.retrieval.access import AccessList, access_list, require_seen, sees, visible_files
 from app.retrieval.collections import STATUSES, VectorStores, passage_of
-from app.retrieval.index import remove_passages
+from app.retrieval.contents import remove_passages
+from app.retrieval.index import StoreIndex
 from app.retrieval.types import AttributeValue, Passage
 from app.store.db import Database
 from app.store.models import file_batches, files, passages, vector_store_files, vector_stores
@@ -29,6 +33,7 @@ class StoreFile:
     file_id: str
     status: str
     attributes: dict[str, AttributeValue]
+    access: dict[str, list[str]] | None
     chunking: dict[str, Any]
     last_error: dict[str, str] | None
     usage_bytes: int
@@ -51,7 +56,10 @@ class Unfinished(NamedTuple):
 
 
 class StoreFiles:
-    """What is attached to the vector stores of one gateway."""
+    """What is attached to the vector stores of one gateway.
+
+    What takes a ``Call`` knows only the files that its caller may see.
+    """
 
     def __init__(self, db: Database, stores: VectorStores) -> None:
         self._db, self._stores = db, stores
@@ -64,6 +72,7 @@ class StoreFiles:
         attributes: dict[str, AttributeValue],
         chunking: dict[str, Any],
         batch: bool = False,
+        access: AccessList | None = None,
     ) -> tuple[str | None, dict[str, str]]:
         """Attach files as ``in_progress``.
 
@@ -72,24 +81,26 @@ class StoreFiles:
         doubles it.
 
         Raises:
-            NotFound: the store or a file does not exist.
-            Conflict: the store has expired.
+            NotFound: the store or a file does not exist, or the caller may not see the file.
+            Forbidden: the access list would hide the file from the caller.
+            Conflict: the store has expired, or the file is in it with another access list.
         """
+        require_seen(call.principal, access)
         store = await self._stores.searchable(call.tenant_id, store_id)
         wanted = list(dict.fromkeys(file_ids))
         now = time.time()
         async with self._db.write() as connection:
-            known = set(
-                await connection.scalars(
-                    select(files.c.id)
-                    .where(
-                        files.c.tenant_id == call.tenant_id,
-                        files.c.id.in_(wanted),
-                        files.c.deleted_at.is_(None),
-                    )
-                    .with_for_update(read=True)  # a deletion waits, and then sees the rows
+            found = await connection.execute(
+                select(files.c.id, files.c.owner)
+                .where(
+                    files.c.tenant_id == call.tenant_id,
+                    files.c.id.in_(wanted),
+                    files.c.deleted_at.is_(None),
                 )
+                .with_for_update(read=True)  # a deletion waits, and then sees the rows
             )
+            rows = found.mappings().all()
+            known = {r["id"] for r in await visible_files(connection, call.principal, rows)}
             for file_id in wanted:
                 if file_id not in known:
                     raise NotFound("file", file_id, param="file_ids" if batch else "file_id")
@@ -103,12 +114,14 @@ class StoreFiles:
                         created_at=now,
                     )
                 )
-            rows = [
+            stored = access.stored() if access is not None else None
+            new = [
                 {
                     "vector_store_id": store_id,
                     "file_id": file_id,
                     "status": "in_progress",
                     "attributes": attributes,
+                    "access": stored,
                     "chunking": chunking or store.chunking,
                     "usage_bytes": 0,
                     "batch_id": batch_id,
@@ -119,15 +132,41 @@ class StoreFiles:
             ]
             made = await connection.execute(
                 self._db.insert(vector_store_files)
-                .values(rows)
+                .values(new)
                 .on_conflict_do_nothing()  # attached before, or by a twin at this moment
                 .returning(vector_store_files.c.file_id, vector_store_files.c.job_id)
             )
             fresh = {r.file_id: r.job_id for r in made}
+            if stored is not None:
+                again = set(wanted) - fresh.keys()
+                await self._require_list(connection, store_id, again, stored)
         return batch_id, fresh
 
-    async def file(self, tenant_id: str, store_id: str, file_id: str) -> StoreFile:
-        """Raises NotFound when the file is not attached."""
+    async def _require_list(
+        self, connection: AsyncConnection, store_id: str, again: set[str], stored: dict[str, Any]
+    ) -> None:
+        """Refuse to leave a file under another list than the one that was asked for."""
+        table = vector_store_files.c
+        query = select(table.access).where(
+            table.vector_store_id == store_id, table.file_id.in_(sorted(again))
+        )
+        if any(access != stored for access in await connection.scalars(query)):
+            raise Conflict(
+                "A file is in this vector store already, with another access list. Change it "
+                "there: POST /v1/vector_stores/{vector_store_id}/files/{file_id}.",
+                code="access_differs",
+                param="ostiary.access",
+            )
+
+    async def file(self, call: Call, store_id: str, file_id: str) -> StoreFile:
+        """Raises NotFound when the file is not attached, or the caller may not see it."""
+        found = await self.entry(call.tenant_id, store_id, file_id)
+        if not sees(call.principal, access_list(found.access)):
+            raise _not_attached(file_id)
+        return found
+
+    async def entry(self, tenant_id: str, store_id: str, file_id: str) -> StoreFile:
+        """An attached file, whoever may see it: for work, not for callers; raises NotFound."""
         await self._stores.get(tenant_id, store_id)
         query = select(vector_store_files).where(
             vector_store_files.c.vector_store_id == store_id,
@@ -136,48 +175,78 @@ class StoreFiles:
         async with self._db.read() as connection:
             row = (await connection.execute(query)).mappings().one_or_none()
         if row is None:
-            raise NotFound("file of this vector store", file_id)
+            raise _not_attached(file_id)
         return StoreFile(**row)
 
     async def file_page(
         self,
-        tenant_id: str,
+        call: Call,
         store_id: str,
         *,
         status: str | None,
         batch_id: str | None = None,
         **paging: Any,
     ) -> Page[StoreFile]:
-        """One page of a store's files, or of one batch's."""
-        await self._stores.get(tenant_id, store_id)
+        """One page of a store's files, or of one batch's, that the caller may see."""
+        await self._stores.get(call.tenant_id, store_id)
         query = select(vector_store_files).where(vector_store_files.c.vector_store_id == store_id)
         if status is not None:
             query = query.where(vector_store_files.c.status == status)
         if batch_id is not None:
             query = query.where(vector_store_files.c.batch_id == batch_id)
-        found = await page_of(self._db, query, vector_store_files.c.file_id, **paging)
+
+        async def keep(_: AsyncConnection, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [r for r in rows if sees(call.principal, access_list(r["access"]))]
+
+        found = await page_of(
+            self._db,
+            query,
+            vector_store_files.c.file_id,
+            **paging,
+            keep=None if call.principal.sees_all else keep,
+        )
         return Page([StoreFile(**r) for r in found.rows], found.has_more)
 
     async def set_attributes(
-        self, tenant_id: str, store_id: str, file_id: str, attributes: dict[str, AttributeValue]
+        self, call: Call, store_id: str, file_id: str, attributes: dict[str, AttributeValue]
     ) -> StoreFile:
         """Replace a file's attributes."""
-        await self.file(tenant_id, store_id, file_id)
-        async with self._stores.using(await self._stores.get(tenant_id, store_id)) as index:
+        await self.file(call, store_id, file_id)
+        async with self._using(call, store_id) as index:
             await index.set_attributes(file_id, attributes)
-        return await self.file(tenant_id, store_id, file_id)
+        return await self.file(call, store_id, file_id)
 
-    async def detach(self, tenant_id: str, store_id: str, file_id: str) -> None:
+    async def set_access(
+        self, call: Call, store_id: str, file_id: str, access: AccessList | None
+    ) -> StoreFile:
+        """Replace a file's access list; None lets whoever may search the store see it.
+
+        Raises:
+            Forbidden: the list would hide the file from the caller.
+        """
+        await self.file(call, store_id, file_id)
+        require_seen(call.principal, access)
+        async with self._using(call, store_id) as index:
+            await index.set_access(file_id, access)
+        return await self.file(call, store_id, file_id)
+
+    async def detach(self, call: Call, store_id: str, file_id: str) -> None:
         """Remove a file's passages from a store; the file itself stays."""
-        await self.file(tenant_id, store_id, file_id)
-        async with self._stores.using(await self._stores.get(tenant_id, store_id)) as index:
+        await self.file(call, store_id, file_id)
+        async with self._using(call, store_id) as index:
             await index.remove_file(file_id)
 
-    async def delete_file(self, tenant_id: str, file_id: str) -> None:
+    @asynccontextmanager
+    async def _using(self, call: Call, store_id: str) -> AsyncIterator[StoreIndex]:
+        store = await self._stores.get(call.tenant_id, store_id)
+        async with self._stores.using(store) as index:
+            yield index
+
+    async def delete_file(self, call: Call, file_id: str) -> None:
         """Mark a file deleted and take it out of every store: one transaction, then memory.
 
         Raises:
-            NotFound: unknown, deleted or another tenant's.
+            NotFound: unknown, deleted, another tenant's, or the caller may not see it.
         """
         attached = vector_store_files.c.file_id == file_id
         async with self._db.write() as connection:
@@ -185,12 +254,13 @@ class StoreFiles:
                 update(files)
                 .where(
                     files.c.id == file_id,
-                    files.c.tenant_id == tenant_id,
+                    files.c.tenant_id == call.tenant_id,
                     files.c.deleted_at.is_(None),
                 )
                 .values(deleted_at=time.time())
+                .returning(files.c.id, files.c.owner)
             )
-            if not done.rowcount:
+            if not await visible_files(connection, call.principal, done.mappings().all()):
                 raise NotFound("file", file_id)
             query = select(vector_store_files.c.vector_store_id).where(attached)
             found = sorted(await connection.scalars(query))
@@ -200,7 +270,7 @@ class StoreFiles:
             }
         for store_id, version in versions.items():
             with contextlib.suppress(NotFound):  # the store was deleted meanwhile
-                async with self._stores.using(await self._stores.get(tenant_id, store_id)) as index:
+                async with self._using(call, store_id) as index:
                     await index.forget_file(file_id, version)
 
     async def fail(self, store_id: str, file_id: str, job_id: str, code: str, message: str) -> None:
@@ -285,12 +355,14 @@ class StoreFiles:
             )
         return await self.batch(tenant_id, store_id, batch_id)
 
-    async def document(
-        self, tenant_id: str, store_id: str, file_id: str
-    ) -> tuple[str, list[Passage]]:
-        """A file's name and all its passages in order."""
-        await self.file(tenant_id, store_id, file_id)
-        store = await self._stores.get(tenant_id, store_id)
+    async def document(self, call: Call, store_id: str, file_id: str) -> tuple[str, list[Passage]]:
+        """A file's name and all its passages in order.
+
+        Raises:
+            NotFound: the file is not attached, or the caller may not see it.
+        """
+        await self.file(call, store_id, file_id)
+        store = await self._stores.get(call.tenant_id, store_id)
         query = (
             select(passages)
             .where(passages.c.vector_store_id == store_id, passages.c.file_id == file_id)
@@ -300,3 +372,7 @@ class StoreFiles:
             async with self._db.read() as connection:
                 rows = (await connection.execute(query)).mappings().all()
             return index.filenames.get(file_id, file_id), [passage_of(r, index) for r in rows]
+
+
+def _not_attached(file_id: str) -> NotFound:
+    return NotFound("file of this vector store", file_id)

@@ -52,6 +52,9 @@ api_keys = Table(
     Column("rotated_to", Id),
     Column("rate_rpm", Integer),
     Column("rate_tpm", Integer),
+    Column("user", String(256)),  # whom access lists know by this name
+    Column("groups", JSON),
+    Column("first_id", Id),  # of the first key of a chain of rotations; null: this one
 )
 
 # gateway: idempotency ------------------------------------------------------------------
@@ -125,8 +128,9 @@ files = Table(
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float),
     Column("deleted_at", Float),
-    # SHA-256 of tenant and Idempotency-Key: a retry after a crash finds the file it made
+    # SHA-256 of tenant, owner and Idempotency-Key: a retry after a crash finds the file it made
     Column("upload_key", String(64), index=True, unique=True),
+    Column("owner", String(300)),  # who uploaded it; null: before there were owners
 )
 vector_stores = Table(
     "vector_stores",
@@ -156,6 +160,8 @@ vector_store_files = Table(
     Column("file_id", Id, ForeignKey("files.id"), primary_key=True),
     Column("status", String(20), nullable=False),  # in_progress, completed, failed, cancelled
     Column("attributes", JSON, nullable=False),
+    # {"users": [...], "groups": [...]}; null: whoever may search the store
+    Column("access", JSON(none_as_null=True)),
     Column("chunking", JSON, nullable=False),
     Column("last_error", JSON),
     Column("usage_bytes", BigInteger, nullable=False),
@@ -248,6 +254,7 @@ responses = Table(
     Column("created_at", Float, nullable=False),
     Column("input", JSON, nullable=False),  # the whole conversation so far, as messages
     Column("body", JSON, nullable=False),
+    Column("owner", String(300)),  # who asked; null: before there were owners
 )
 
 # jobs ----------------------------------------------------------------------------------

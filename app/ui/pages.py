@@ -119,7 +119,7 @@ async def document(
     in logs and histories, where no part of a document belongs.
     """
     services: Any = request.app.state.services
-    filename, passages = await services.store_files.document(call.tenant_id, store_id, file_id)
+    filename, passages = await services.store_files.document(call, store_id, file_id)
     texts = await services.guardrails.screen(call, [p.text for p in passages], "output")
     words = None if start is None or end is None else render.Words(start, end, check)
     return html(await asyncio.to_thread(render.document, filename, passages, texts, at, words))

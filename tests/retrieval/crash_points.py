@@ -256,7 +256,7 @@ class Life:
                 assert bool(there) == must[file_id], f"{file_id} should be {must[file_id]}"
             for n in range(PASSAGES):
                 query = f"{file_id} word{n}"
-                found = find(index, index.live.build, query, vector(file_id, n), 50)
+                found = find(index, index.live.build, query, vector(file_id, n), 50, None)
                 live = [text[f.number] for f in found if f.number in text]
                 assert ((file_id, n) in live) == bool(there), f"search of {file_id}/{n}"
                 by_words = dict(index.words.search(query, 50))

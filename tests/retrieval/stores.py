@@ -214,7 +214,7 @@ async def ended(house: House, store: str, file_id: str) -> StoreFile:
     """The file of a store, when its ingestion has come to an end."""
 
     async def look() -> StoreFile | None:
-        file = await house.attached.file(TENANT, store, file_id)
+        file = await house.attached.file(made_call(), store, file_id)
         return None if file.status == "in_progress" else file
 
     return await until(look)

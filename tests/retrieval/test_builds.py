@@ -113,14 +113,14 @@ async def test_what_changes_beside_a_build_is_in_it_and_going_back_finds_it_too(
     build = await built(house, store, engine="milvus", activate=False)
     about = await house.stores.get(TENANT, store)
     assert (about.build, about.engine) == ("original", "faiss")
-    await house.attached.detach(TENANT, store, files[0])
+    await house.attached.detach(made_call(), store, files[0])
     new = await house.put(store, "The canteen opens at noon.")
     await house.builds.activate(made_call(), store, build.id)
     assert (await over(house, store, build.id)).id == (await house.stores.get(TENANT, store)).build
     hits = files_of(await house.search(store, TEXTS[0]))
     assert files[0] not in hits and set(files[1:]) | {new} == set(hits)
 
-    await house.attached.detach(TENANT, store, files[1])
+    await house.attached.detach(made_call(), store, files[1])
     newer = await house.put(store, "Bicycles are parked behind the gate.")
     await house.builds.activate(made_call(), store, "original")
     await over(house, store, "original")
@@ -133,7 +133,7 @@ async def test_what_changes_beside_a_build_is_in_it_and_going_back_finds_it_too(
 async def test_a_file_attached_anew_beside_a_build_keeps_its_new_passages(house: House) -> None:
     store, files = await filled(house)
     build = await built(house, store, activate=False)
-    await house.attached.detach(TENANT, store, files[0])
+    await house.attached.detach(made_call(), store, files[0])
     job_id = await house.attach(store, files[0])
     assert await house.index(store, files[0], job_id, ["Holidays are taken in August."])
     await house.builds.activate(made_call(), store, build.id)

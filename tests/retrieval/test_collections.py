@@ -48,13 +48,13 @@ async def test_deleted_file_never_returns_even_before_compaction(
     store = await house.new_store()
     kept = await house.put(store, TEXTS[1])
     gone = await house.put(store, TEXTS[0])
-    await house.attached.delete_file(TENANT, gone)
+    await house.attached.delete_file(made_call(), gone)
     assert files_of(await house.search(store, TEXTS[0])) == [kept]
     assert await vectors_in_manifest(house, store) == 2  # the vector is still in a segment
     await house.reopen()
     assert files_of(await house.search(store, TEXTS[0])) == [kept]
     with pytest.raises(NotFound):
-        await house.attached.file(TENANT, store, gone)
+        await house.attached.file(made_call(), store, gone)
 
 
 async def test_a_crash_after_the_deletion_was_committed_brings_nothing_back(
@@ -69,7 +69,7 @@ async def test_a_crash_after_the_deletion_was_committed_brings_nothing_back(
     with monkeypatch.context() as patch:
         patch.setattr(StoreIndex, "forget_file", crash)
         with pytest.raises(KeyboardInterrupt):
-            await house.attached.delete_file(TENANT, gone)
+            await house.attached.delete_file(made_call(), gone)
     await house.reopen()
     assert files_of(await house.search(store, TEXTS[0])) == [kept]
 
@@ -79,18 +79,18 @@ async def test_a_deleted_file_leaves_every_store_and_no_other_file(house: House)
     file_id = await house.put(one, TEXTS[0])
     assert await house.index(two, file_id, await house.attach(two, file_id), [TEXTS[0]])
     kept = await house.put(two, TEXTS[1])
-    await house.attached.delete_file(TENANT, file_id)
+    await house.attached.delete_file(made_call(), file_id)
     assert await house.search(one, TEXTS[0]) == []
     assert files_of(await house.search(two, TEXTS[0])) == [kept]
     with pytest.raises(NotFound):
-        await house.attached.delete_file(TENANT, file_id)
+        await house.attached.delete_file(made_call(), file_id)
 
 
 async def test_another_tenant_cannot_delete_a_file(house: House) -> None:
     store = await house.new_store()
     file_id = await house.put(store, TEXTS[0])
     with pytest.raises(NotFound):
-        await house.attached.delete_file("t2", file_id)
+        await house.attached.delete_file(made_call("t2"), file_id)
     assert files_of(await house.search(store, TEXTS[0])) == [file_id]
 
 
@@ -107,7 +107,7 @@ async def test_a_deletion_that_meets_an_attachment_leaves_no_passage(house: Hous
             except NotFound:
                 pass
 
-        await asyncio.gather(attach_and_index(), house.attached.delete_file(TENANT, file_id))
+        await asyncio.gather(attach_and_index(), house.attached.delete_file(made_call(), file_id))
         assert file_id not in files_of(await house.search(store, TEXTS[0]))
         async with house.db.read() as connection:
             for table in (passages, vector_store_files):
@@ -134,7 +134,7 @@ async def test_a_deleted_store_leaves_no_row_and_no_file_and_comes_back_for_nobo
     for call in (house.search(store, "holiday"), house.stores.delete(TENANT, store)):
         with pytest.raises(NotFound):
             await call
-    assert (await house.files.get(TENANT, file_id)).id == file_id
+    assert (await house.files.get(made_call(), file_id)).id == file_id
 
 
 async def test_the_index_of_a_deleted_store_that_a_crash_left_is_swept(house: House) -> None:
@@ -156,7 +156,7 @@ async def test_the_index_of_a_deleted_store_that_a_crash_left_is_swept(house: Ho
 async def test_compaction_keeps_the_results_and_drops_the_deleted_vectors(house: House) -> None:
     store = await house.new_store()
     ids = [await house.put(store, text) for text in TEXTS]
-    await house.attached.detach(TENANT, store, ids[2])
+    await house.attached.detach(made_call(), store, ids[2])
     before = [(h.passage.id, h.score) for h in await house.search(store, "paid holiday")]
     await house.compact(store)
     assert await vectors_in_manifest(house, store) == 4
@@ -209,7 +209,7 @@ def test_a_reopened_store_equals_the_live_one(
             elif kind == "remove" and model:
                 file_id = sorted(model)[value % len(model)]
                 del model[file_id]
-                await house.attached.detach(TENANT, store, file_id)
+                await house.attached.detach(made_call(), store, file_id)
             elif kind == "reopen":
                 await house.reopen()
             elif kind == "compact":
@@ -320,7 +320,7 @@ async def test_filters_choose_files_by_their_attributes_as_they_are_now(house: H
     blue = await house.put(store, TEXTS[0], attributes={"team": "blue", "year": 2026.0})
     newer = {"type": "gt", "key": "year", "value": 2025}
     assert files_of(await house.search(store, "holiday", newer)) == [blue]
-    await house.attached.set_attributes(TENANT, store, red, {"year": 2027.0})
+    await house.attached.set_attributes(made_call(), store, red, {"year": 2027.0})
     assert set(files_of(await house.search(store, "holiday", newer))) == {red, blue}
     is_red = {"type": "eq", "key": "team", "value": "red"}
     assert await house.search(store, "holiday", is_red) == []
@@ -390,7 +390,7 @@ async def test_a_job_of_an_earlier_attachment_does_not_answer_for_a_later_one(
     store = await house.new_store()
     file_id = await house.upload(TEXTS[0])
     earlier = await house.attach(store, file_id)
-    await house.attached.detach(TENANT, store, file_id)
+    await house.attached.detach(made_call(), store, file_id)
     later = await house.attach(store, file_id)
     assert not await house.index(store, file_id, earlier, [TEXTS[1]])
     assert await house.index(store, file_id, later, [TEXTS[0]])
@@ -434,7 +434,7 @@ async def test_pages_forward_and_back_meet_every_store_once(house: House, order:
 
 async def test_deleted_bytes_that_a_crash_left_are_swept(house: House) -> None:
     file_id = await house.upload(TEXTS[0])
-    await house.attached.delete_file(TENANT, file_id)
+    await house.attached.delete_file(made_call(), file_id)
     assert house.files.blobs.open(file_id).read()
     await house.files.sweep()
     with pytest.raises(FileNotFoundError):

@@ -123,7 +123,7 @@ async def test_a_cancelled_job_cancels_its_file(
     job_id = (await begin(house, store, file_id))[file_id]
     await begun.wait()
     await house.jobs.cancel(TENANT, job_id)
-    assert (await house.attached.file(TENANT, store, file_id)).status == "cancelled"
+    assert (await house.attached.file(made_call(), store, file_id)).status == "cancelled"
     gate.set()
     other = await house.upload(HANDBOOK)
     await begin(house, store, other)
@@ -137,8 +137,8 @@ Undo = Callable[[House, str, str], Any]
 @pytest.mark.parametrize(
     "undo",
     [
-        lambda h, s, f: h.attached.detach(TENANT, s, f),
-        lambda h, s, f: h.attached.delete_file(TENANT, f),
+        lambda h, s, f: h.attached.detach(made_call(), s, f),
+        lambda h, s, f: h.attached.delete_file(made_call(), f),
         lambda h, s, f: h.stores.delete(TENANT, s),
     ],
     ids=["detached", "file deleted", "store deleted"],
@@ -155,7 +155,7 @@ async def test_what_is_removed_while_it_is_ingested_stays_removed(
     assert await job_over(house, job_id) == "completed"
     assert await count(house, file_id) == 0
     with pytest.raises(NotFound):
-        await house.attached.file(TENANT, store, file_id)
+        await house.attached.file(made_call(), store, file_id)
     assert not (house.folder / "files" / f"work-{job_id}").exists()
     for folder in (house.folder / "indexes").glob("*"):
         assert folder.name == store and not list((folder / "vectors").glob("*"))
@@ -170,13 +170,13 @@ async def test_a_file_attached_again_while_it_is_ingested_is_ingested_as_asked_l
     limits = {"max_tokens": 100, "overlap_tokens": 0}
     earlier = (await begin(house, store, file_id))[file_id]
     await begun.wait()
-    await house.attached.detach(TENANT, store, file_id)
+    await house.attached.detach(made_call(), store, file_id)
     _, fresh = await house.attached.attach(made_call(), store, [file_id], {}, limits)
     await house.ingestion.begin(made_call(), store, fresh)
     gate.set()
     await job_over(house, earlier)
     assert (await ended(house, store, file_id)).status == "completed"
-    _, found = await house.attached.document(TENANT, store, file_id)
+    _, found = await house.attached.document(made_call(), store, file_id)
     assert len(found) > 4  # cut at 100 tokens, not at 256
     assert [p.ordinal for p in found] == list(range(len(found)))
 
@@ -251,5 +251,5 @@ async def test_a_keyed_upload_sent_again_after_a_crash_is_one_file(house: House)
     with house.files.blobs.open(first) as stream:
         assert stream.read() == b"one"
     assert len(list((house.folder / "files").iterdir())) == 3
-    await house.attached.delete_file(TENANT, first)
+    await house.attached.delete_file(made_call(), first)
     assert await upload(b"two") != first

@@ -1,0 +1,121 @@
+"""Who may see which file: access lists, and the one rule that reads them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.errors import Forbidden
+from app.gateway.call import SEES_ALL, Principal
+from app.store.models import vector_store_files
+
+REMEMBERED = 500_000  # file ids that one store keeps as what its latest callers may see
+Row = Mapping[Any, Any]
+R = TypeVar("R", bound=Row)
+_OPEN = {None}
+
+
+@dataclass(frozen=True, slots=True)
+class AccessList:
+    """Who may see a file in one vector store: these users, and the members of these groups."""
+
+    users: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
+
+    def stored(self) -> dict[str, list[str]]:
+        """The value of its column."""
+        return {"users": sorted(self.users), "groups": sorted(self.groups)}
+
+
+def access_list(stored: Mapping[str, Sequence[str]] | None) -> AccessList | None:
+    """The list of a column's value; None: whoever may search the store."""
+    if stored is None:
+        return None
+    return AccessList(frozenset(stored["users"]), frozenset(stored["groups"]))
+
+
+def sees(who: Principal, access: AccessList | None) -> bool:
+    """Whether somebody may see a file that has this list. All other rules come down to this."""
+    if access is None or who.sees_all:
+        return True
+    return who.user in access.users or not who.groups.isdisjoint(access.groups)
+
+
+def require_seen(who: Principal, access: AccessList | None) -> None:
+    """Raises Forbidden when a list would hide the file from the one who sets it."""
+    if not sees(who, access):
+        raise Forbidden(
+            "This access list would hide the file from you. Name yourself or a group of yours "
+            f"in it, or use a key with the scope '{SEES_ALL}'.",
+            code="access_locks_out",
+            param="ostiary.access",
+        )
+
+
+async def visible_files(connection: AsyncConnection, who: Principal, found: Sequence[R]) -> list[R]:
+    """Those rows of the table ``files`` whose file somebody may see, in their order.
+
+    A file is seen where one of the vector stores that it is in shows it. One that is in none
+    is seen by whom it belongs to.
+    """
+    if who.sees_all or not found:
+        return list(found)
+    lists: dict[str, list[AccessList | None]] = defaultdict(list)
+    table = vector_store_files.c
+    attached = select(table.file_id, table.access).where(
+        table.file_id.in_([r["id"] for r in found])
+    )
+    for file_id, stored in await connection.execute(attached):
+        lists[file_id].append(access_list(stored))
+    return [
+        row
+        for row in found
+        if any(sees(who, each) for each in lists[row["id"]])
+        or (not lists[row["id"]] and row["owner"] is not None and row["owner"] == who.owner)
+    ]
+
+
+class StoreAccess:
+    """The access lists of one store's files, in memory: what a search may look through."""
+
+    def __init__(self, lists: Mapping[str, AccessList | None] | None = None) -> None:
+        self._lists: dict[str, AccessList | None] = {}
+        self._files: dict[AccessList | None, set[str]] = defaultdict(set)
+        self._visible: dict[tuple[str | None, frozenset[str]], frozenset[str]] = {}
+        for file_id, access in (lists or {}).items():
+            self.put(file_id, access)
+
+    def put(self, file_id: str, access: AccessList | None) -> None:
+        """Note a file's list, also in place of an earlier one."""
+        self.drop(file_id)
+        self._lists[file_id] = access
+        self._files[access].add(file_id)
+
+    def drop(self, file_id: str) -> None:
+        """Forget a file: nobody finds it any more where lists are asked."""
+        self._visible.clear()
+        if file_id not in self._lists:
+            return
+        access = self._lists.pop(file_id)
+        self._files[access].discard(file_id)
+        if not self._files[access]:
+            del self._files[access]
+
+    def visible_to(self, who: Principal) -> frozenset[str] | None:
+        """The files that somebody may see; None: all, since none has a list that binds him."""
+        if who.sees_all or self._files.keys() <= _OPEN:
+            return None
+        key = (who.user, who.groups)
+        found = self._visible.get(key)
+        if found is None:
+            seen = [files for access, files in self._files.items() if sees(who, access)]
+            found = frozenset().union(*seen)
+            if sum(map(len, self._visible.values())) + len(found) > REMEMBERED:
+                self._visible.clear()
+            self._visible[key] = found
+        return found
