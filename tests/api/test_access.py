@@ -1,0 +1,517 @@
+"""Access lists from outside: every door, for those who may not see a file and those who may."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from fastapi.routing import iter_route_contexts
+
+from app.gateway.corridor import GovernedRoute
+from app.main import create_app
+from tests.api.test_bad_input import multipart, refused, send
+from tests.conftest import Gateway, create_database, drop_database, wait_for
+from tests.gateway.test_oidc import AUDIENCE, ISSUER, Issuer
+
+SECRET_NAME, SECRET_FACT = "minutes-of-the-board.md", "7731 crowns"
+SECRET = f"# Minutes\n\nThe budget of the harbour festival is {SECRET_FACT} in the next year.\n"
+OPEN = "# Lamps\n\nThe lamps of the harbour are lit at dusk and put out at dawn.\n"
+ASKED = "What is the budget of the harbour festival?"
+ACCESS = {"users": ["ann"], "groups": ["board"]}
+FORM = "application/x-www-form-urlencoded"
+OF_CALLERS = ("admin", "admin:platform", "audit:read")  # scopes that callers here do not have
+SCOPES = sorted(
+    {
+        c.original_route.required.name
+        for c in iter_route_contexts(create_app().routes)
+        if isinstance(c.original_route, GovernedRoute)
+    }
+    - set(OF_CALLERS)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody with a credential, and the headers that an application adds."""
+
+    gateway: Gateway
+    credential: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def send(self, method: str, path: str, body: Any = None, **more: str) -> tuple[int, str]:
+        """Status and text of a reply; a body of text is a form, other bodies are JSON."""
+        sent = {"authorization": f"Bearer {self.credential}", **self.headers, **more}
+        if isinstance(body, str):
+            body = body.encode()
+        elif body is not None and not isinstance(body, bytes):
+            body, sent["content-type"] = json.dumps(body).encode(), "application/json"
+        connection = http.client.HTTPConnection("127.0.0.1", self.gateway.port, timeout=60)
+        try:
+            connection.request(method, path, body, sent)
+            reply = connection.getresponse()
+            return reply.status, reply.read().decode()
+        finally:
+            connection.close()
+
+    def ok(self, method: str, path: str, body: Any = None, **more: str) -> dict[str, Any]:
+        status, text = self.send(method, path, body, **more)
+        assert status < 300, text
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """A store with an open file and a secret one, those who may see it and those who may not."""
+
+    gateway: Gateway
+    issuer: Issuer
+    admin: Caller
+    ids: dict[str, str]
+    admitted: dict[str, Caller]
+    others: dict[str, Caller]
+
+    def filled(self, value: Any, ids: dict[str, str] | None = None) -> Any:
+        text = json.dumps(value)
+        for name, found in (ids or self.ids).items():
+            text = text.replace(f"{{{name}}}", found)
+        return json.loads(text)
+
+    def tells(self, text: str) -> list[str]:
+        """What a text gives away of the secret file."""
+        secrets = (self.ids["file"], SECRET_NAME, SECRET_FACT, SECRET_FACT.split()[0])
+        return [word for word in secrets if word in text]
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def house(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    fake_model_server: str,
+) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("doors")
+    issuer = Issuer()
+    (folder / "jwks.json").write_text(issuer.jwks())
+    env = {
+        "OSTIARY_LLM_URL": fake_model_server,
+        "OSTIARY_LLM_MODEL": "stub",
+        "OSTIARY_OIDC_ISSUER": ISSUER,
+        "OSTIARY_OIDC_AUDIENCE": AUDIENCE,
+        "OSTIARY_OIDC_JWKS_URL": str(folder / "jwks.json"),
+    }
+    if request.param == "postgresql":
+        env["OSTIARY_DATABASE_URL"] = create_database(request.getfixturevalue("postgres_server"))
+    gateway = Gateway(folder / "data", env).start()
+    yield furnished(gateway, issuer)
+    gateway.stop()
+    if request.param == "postgresql":
+        drop_database(env["OSTIARY_DATABASE_URL"])
+
+
+def furnished(gateway: Gateway, issuer: Issuer) -> House:
+    admin = Caller(gateway, gateway.key)
+
+    def key(*more: str, **given: Any) -> Caller:
+        body = {"name": "k", "scopes": [*SCOPES, *more], **given}
+        return Caller(gateway, admin.ok("POST", "/v1/admin/keys", body)["key"])
+
+    application = key("access:impersonate", "access:all")
+
+    def acting(**headers: str) -> Caller:
+        return Caller(
+            gateway, application.credential, {f"x-ostiary-{k}": v for k, v in headers.items()}
+        )
+
+    def token(sub: str, *groups: str) -> Caller:
+        claims = {"sub": sub, "groups": list(groups), "scope": SCOPES}
+        return Caller(gateway, issuer.token(**claims))
+
+    admitted = {
+        "the user": key(user="ann"),
+        "a member": key(groups=["staff", "board"]),
+        "an application for the user": acting(user="ann"),
+        "an application for a group": acting(groups="staff,board"),
+        "a token of the user": token("ann"),
+        "a token of a member": token("zoe", "board"),
+        "a key that sees all": key("access:all"),
+    }
+    others = {
+        "another user": key(user="bob", groups=["staff"]),
+        "a key of nobody": key(),
+        "a namesake of a group": key(user="board", groups=["ann"]),
+        "an application for another": acting(user="bob", groups="staff"),
+        "an application for no group": acting(groups=""),
+        "a token of another": token("bob", "staff"),
+    }
+    ids = {
+        "file": upload(admin, SECRET_NAME, SECRET),
+        "open": upload(admin, "lamps.md", OPEN),
+        "store": admin.ok("POST", "/v1/vector_stores", {"name": "harbour"})["id"],
+    }
+    path = f"/v1/vector_stores/{ids['store']}"
+    batch = {"file_ids": [ids["file"]], "ostiary": {"access": ACCESS}}
+    ids["batch"] = admin.ok("POST", f"{path}/file_batches", batch)["id"]
+    admin.ok("POST", f"{path}/files", {"file_id": ids["open"]})
+    wait_for(lambda: admin.ok("GET", path)["file_counts"]["completed"] == 2, 60, "the files")
+    ids["response"] = admitted["the user"].ok("POST", "/v1/responses", grounded(ids["store"]))["id"]
+    ids["job"] = next(
+        r["lineage"]["job"] for r in admin.ok("GET", "/v1/audit")["data"] if r["door"] == "job"
+    )
+    return House(gateway, issuer, admin, ids, admitted, others)
+
+
+def upload(caller: Caller, name: str, text: str) -> str:
+    body, headers = multipart(text.encode(), name)
+    return str(caller.ok("POST", "/v1/files", body, **headers)["id"])
+
+
+def grounded(store_id: str, **more: Any) -> dict[str, Any]:
+    return {
+        "model": "stub",
+        "input": ASKED,
+        "tools": [{"type": "file_search", "vector_store_ids": [store_id]}],
+        "include": ["file_search_call.results"],
+        **more,
+    }
+
+
+def chat(**more: Any) -> dict[str, Any]:
+    return {
+        "model": "stub",
+        "messages": [{"role": "user", "content": ASKED}],
+        "ostiary": {"vector_store_ids": ["{store}"]},
+        **more,
+    }
+
+
+STORE = "/v1/vector_stores/{store}"
+FILE = f"{STORE}/files/{{file}}"
+SEARCH = {"query": ASKED}
+NOT_THERE, SILENT, TOTALS = "not there", "silent", "totals"
+Attempt = tuple[str, Any, str]  # address, body, what those who may not see it get
+
+# What somebody asks of the secret file at each door: it is not there for him, or the reply is
+# silent about it. Whoever may see it finds it at every silent door.
+DOORS: dict[tuple[str, str], list[Attempt]] = {
+    ("POST", "/v1/chat/completions"): [
+        ("/v1/chat/completions", chat(), SILENT),
+        ("/v1/chat/completions", chat(stream=True), SILENT),
+    ],
+    ("POST", "/v1/responses"): [
+        ("/v1/responses", grounded("{store}", store=False), SILENT),
+        ("/v1/responses", grounded("{store}", store=False, stream=True), SILENT),
+        (
+            "/v1/responses",
+            {"model": "stub", "input": "Go on", "previous_response_id": "{response}"},
+            NOT_THERE,
+        ),
+    ],
+    ("GET", "/v1/responses/{response_id}"): [("/v1/responses/{response}", None, NOT_THERE)],
+    ("DELETE", "/v1/responses/{response_id}"): [("/v1/responses/{response}", None, NOT_THERE)],
+    ("GET", "/v1/files"): [
+        ("/v1/files", None, SILENT),
+        ("/v1/files?purpose=assistants&order=asc", None, SILENT),
+    ],
+    ("GET", "/v1/files/{file_id}"): [("/v1/files/{file}", None, NOT_THERE)],
+    ("GET", "/v1/files/{file_id}/content"): [("/v1/files/{file}/content", None, NOT_THERE)],
+    ("DELETE", "/v1/files/{file_id}"): [("/v1/files/{file}", None, NOT_THERE)],
+    ("POST", "/v1/vector_stores"): [
+        ("/v1/vector_stores", {"file_ids": ["{file}"]}, NOT_THERE),
+    ],
+    ("GET", "/v1/vector_stores"): [("/v1/vector_stores", None, TOTALS)],
+    ("GET", "/v1/vector_stores/{vector_store_id}"): [(STORE, None, TOTALS)],
+    ("POST", "/v1/vector_stores/{vector_store_id}"): [(STORE, {"name": "harbour"}, TOTALS)],
+    ("POST", "/v1/vector_stores/{vector_store_id}/search"): [
+        (f"{STORE}/search", {**SEARCH, **options}, SILENT)
+        for options in (
+            {},
+            {"rewrite_query": True},
+            {"filters": {"type": "ne", "key": "a", "value": "b"}},
+            {"ranking_options": {"ranker": "cross-encoder"}},
+            {"ranking_options": {"hybrid_search": {"embedding_weight": 0, "text_weight": 1}}},
+            {"ranking_options": {"hybrid_search": {"embedding_weight": 1, "text_weight": 0}}},
+            {"ostiary": {"expand": {"by": "section"}, "drop_near_duplicates": True}},
+            {"ostiary": {"expand": {"reach": 10}, "diversity": 0.9, "operators": False}},
+        )
+    ],
+    ("POST", "/v1/vector_stores/{vector_store_id}/files"): [
+        ("/v1/vector_stores/{mine}/files", {"file_id": "{file}"}, NOT_THERE),
+        (f"{STORE}/files", {"file_id": "{file}"}, NOT_THERE),
+    ],
+    ("GET", "/v1/vector_stores/{vector_store_id}/files"): [
+        (f"{STORE}/files", None, SILENT),
+        (f"{STORE}/files?filter=completed&limit=1&order=asc", None, SILENT),
+    ],
+    ("GET", "/v1/vector_stores/{vector_store_id}/files/{file_id}"): [(FILE, None, NOT_THERE)],
+    ("POST", "/v1/vector_stores/{vector_store_id}/files/{file_id}"): [
+        (FILE, {"attributes": {"a": "b"}}, NOT_THERE),
+        (FILE, {"ostiary": {"access": None}}, NOT_THERE),
+    ],
+    ("GET", "/v1/vector_stores/{vector_store_id}/files/{file_id}/content"): [
+        (f"{FILE}/content", None, NOT_THERE),
+    ],
+    ("DELETE", "/v1/vector_stores/{vector_store_id}/files/{file_id}"): [(FILE, None, NOT_THERE)],
+    ("POST", "/v1/vector_stores/{vector_store_id}/file_batches"): [
+        ("/v1/vector_stores/{mine}/file_batches", {"file_ids": ["{open}", "{file}"]}, NOT_THERE),
+    ],
+    ("GET", "/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}"): [
+        (f"{STORE}/file_batches/{{batch}}", None, TOTALS),
+    ],
+    ("GET", "/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/files"): [
+        (f"{STORE}/file_batches/{{batch}}/files", None, SILENT),
+    ],
+    ("GET", "/v1/vector_stores/{vector_store_id}/builds"): [(f"{STORE}/builds", None, TOTALS)],
+    ("GET", "/v1/vector_stores/{vector_store_id}/builds/{build_id}"): [
+        (f"{STORE}/builds/original", None, TOTALS),
+    ],
+    ("GET", "/v1/jobs/{job_id}"): [("/v1/jobs/{job}", None, TOTALS)],
+    ("GET", "/v1/jobs/{job_id}/events"): [("/v1/jobs/{job}/events", None, TOTALS)],
+    ("GET", "/v1/usage"): [("/v1/usage", None, TOTALS)],
+    ("GET", "/v1/drift"): [("/v1/drift", None, TOTALS)],
+    ("GET", "/ui/ask"): [("/ui/ask", None, TOTALS)],
+    ("POST", "/ui/ask"): [("/ui/ask", "form", SILENT), ("/ui/ask", "stream", SILENT)],
+    ("GET", "/ui/documents/{store_id}/{file_id}"): [
+        ("/ui/documents/{store}/{file}", None, NOT_THERE),
+        ("/ui/documents/{store}/{file}?at=0", None, NOT_THERE),
+    ],
+}
+# Doors that hold nothing of a file, each with its reason.
+BESIDE = {
+    ("GET", "/v1/models"): "models",
+    ("GET", "/v1/models/{model:path}"): "models",
+    ("POST", "/v1/embeddings"): "what the caller sent",
+    ("POST", "/v1/files"): "the caller's own file",
+    ("DELETE", "/v1/vector_stores/{vector_store_id}"): "deletes, shows nothing",
+    ("POST", "/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/cancel"): "totals",
+    ("POST", "/v1/vector_stores/{vector_store_id}/builds"): "totals",
+    ("POST", "/v1/vector_stores/{vector_store_id}/builds/{build_id}/activate"): "totals",
+    ("DELETE", "/v1/vector_stores/{vector_store_id}/builds/{build_id}"): "deletes",
+    ("POST", "/v1/jobs/{job_id}/cancel"): "a state",
+    ("POST", "/v1/guardrails/analyze"): "what the caller sent",
+    ("POST", "/v1/guardrails/anonymize"): "what the caller sent",
+    ("GET", "/v1/guardrails/policies/{name}"): "the policy",
+    ("GET", "/v1/drift/{feature:path}"): "numbers",
+    ("GET", "/v1/audit"): "for auditors: ids of files, and texts where bodies are kept",
+    ("GET", "/v1/audit/verify"): "a verdict",
+    ("POST", "/v1/admin/tenants"): "tenants",
+    ("GET", "/v1/admin/tenants"): "tenants",
+    ("DELETE", "/v1/admin/tenants/{tenant_id}"): "tenants",
+    ("POST", "/v1/admin/keys"): "keys",
+    ("GET", "/v1/admin/keys"): "keys",
+    ("POST", "/v1/admin/keys/{key_id}/rotate"): "keys",
+    ("DELETE", "/v1/admin/keys/{key_id}"): "keys",
+}
+
+
+def test_every_route_is_asked_for_the_secret_or_argued_for() -> None:
+    found = {
+        (method, c.original_route.path)
+        for c in iter_route_contexts(create_app().routes)
+        if isinstance(c.original_route, GovernedRoute)
+        for method in c.original_route.methods
+    }
+    assert found == set(DOORS) | set(BESIDE)
+    assert not set(DOORS) & set(BESIDE)
+
+
+def asked(house: House, caller: Caller, method: str, attempt: Attempt, ids: Any) -> tuple[int, str]:
+    address, body, _ = attempt
+    more = {}
+    if body in ("form", "stream"):
+        more["content-type"] = FORM
+        more["accept"] = "text/event-stream" if body == "stream" else "text/html"
+        body = urlencode({"q": ASKED, "store": house.ids["store"]})
+    return caller.send(method, house.filled(address, ids), house.filled(body, ids), **more)
+
+
+@pytest.mark.parametrize("door", DOORS, ids=" ".join)
+def test_a_file_is_not_there_for_those_whom_its_list_does_not_name(
+    house: House, door: tuple[str, str]
+) -> None:
+    method, _ = door
+    for who, caller in house.others.items():
+        ids = dict(house.ids)
+        if any("{mine}" in attempt[0] for attempt in DOORS[door]):
+            ids["mine"] = caller.ok("POST", "/v1/vector_stores", {})["id"]
+        for attempt in DOORS[door]:
+            status, text = asked(house, caller, method, attempt, ids)
+            if attempt[2] != NOT_THERE:
+                assert status == 200, (who, text)
+                assert not house.tells(text), (who, attempt, text)
+                continue
+            nobodys = {
+                n: v if n in ("store", "mine") else v[:-6] + "ffffff" for n, v in ids.items()
+            }
+            if attempt[0].startswith(f"{STORE}/files"):
+                nobodys["open"] = ids["open"]
+            told = [(status, text), asked(house, caller, method, attempt, nobodys)]
+            assert [s for s, _ in told] == [404, 404], (who, attempt, told)
+            if method == "GET" and "/ui/" in attempt[0]:
+                assert SECRET_NAME not in text and SECRET_FACT not in text
+                continue
+            plain = []
+            for each, mapping in zip(told, (ids, nobodys), strict=True):
+                error = json.loads(each[1])["error"]
+                for value in mapping.values():
+                    error["message"] = error["message"].replace(value, "ID")
+                plain.append({k: v for k, v in error.items() if k != "request_id"})
+            assert plain[0] == plain[1], (who, attempt)
+
+
+READS = [
+    (method, attempt)
+    for (method, _), attempts in DOORS.items()
+    for attempt in attempts
+    if attempt[2] == SILENT or (method == "GET" and attempt[2] == NOT_THERE)
+]
+
+
+@pytest.mark.parametrize(("method", "attempt"), READS, ids=lambda v: str(v)[:60])
+def test_whoever_the_list_names_finds_the_file_at_the_same_doors(
+    house: House, method: str, attempt: Attempt
+) -> None:
+    of_the_asker = attempt[0].startswith("/v1/responses/")
+    for who, caller in house.admitted.items():
+        if of_the_asker and "user" not in who:
+            continue  # a kept response is read by who asked for it, and who sees all
+        status, text = asked(house, caller, method, attempt, house.ids)
+        assert status == 200, (who, text)
+        if "limit=1" not in attempt[0]:
+            assert house.tells(text), (who, attempt, text)
+
+
+def test_a_kept_response_is_read_by_who_asked_for_it_alone(house: House) -> None:
+    path = f"/v1/responses/{house.ids['response']}"
+    for who, caller in house.admitted.items():
+        seen = "user" in who or "sees all" in who
+        assert caller.send("GET", path)[0] == (200 if seen else 404), who
+
+
+def test_a_replay_is_for_the_caller_alone(house: House) -> None:
+    path = f"/v1/vector_stores/{house.ids['store']}/search"
+    key = {"idempotency-key": "festival"}
+    first = house.admitted["the user"].ok("POST", path, SEARCH, **key)
+    assert house.admitted["the user"].ok("POST", path, SEARCH, **key) == first
+    for caller in (*house.others.values(), house.admitted["a member"]):
+        status, text = caller.send("POST", path, SEARCH, **key)
+        assert status == 409 and not house.tells(text)
+
+
+def test_an_upload_sent_again_with_anothers_key_is_not_the_others_file(house: House) -> None:
+    body, headers = multipart(b"the same", "same.md")
+    made = [
+        caller.send("POST", "/v1/files", body, **headers, **{"idempotency-key": "same"})
+        for caller in (house.admitted["the user"], house.others["another user"])
+    ]
+    assert made[0][0] == 200 and made[1][0] == 409
+    assert json.loads(made[0][1])["id"] not in made[1][1]
+
+
+def test_naming_somebody_takes_the_scope_and_is_never_ignored(house: House) -> None:
+    caller = house.others["another user"]
+    for name in ("x-ostiary-user", "x-ostiary-groups"):
+        reply = send(
+            house.gateway,
+            "GET",
+            "/v1/files",
+            None,
+            {"authorization": f"Bearer {caller.credential}", name: "ann"},
+        )
+        assert "access:impersonate" in refused(reply, 403)["message"]
+    acting = house.admitted["an application for the user"]
+    assert acting.send("GET", "/v1/files", **{"x-ostiary-user": "%00"})[0] == 400
+
+
+def test_a_call_for_somebody_is_audited_with_both(house: House) -> None:
+    acting = house.admitted["an application for a group"]
+    acting.ok("GET", "/v1/files", **{"x-ostiary-user": "j%C3%A4ne", "x-request-id": "for-two"})
+    (record,) = house.admin.ok("GET", "/v1/audit?request_id=for-two")["data"]
+    assert record["principal"].startswith("key:")
+    assert record["acting_for"] == {"user": "jäne", "groups": ["board", "staff"]}
+    assert house.admin.ok("GET", "/v1/audit/verify")["valid"]
+
+
+def test_a_list_is_shown_changed_and_taken_away(house: House) -> None:
+    admin, path = house.admin, f"/v1/vector_stores/{house.ids['store']}"
+    file_id = upload(admin, "tide.md", "# Tides\n\nThe tide table hangs at the pier.\n")
+    attached = admin.ok(
+        "POST",
+        f"{path}/files",
+        {
+            "file_id": file_id,
+            "attributes": {"a": "b"},
+            "ostiary": {"access": {"users": ["bob", "ann", "bob"]}},
+        },
+    )
+    assert attached["ostiary"]["access"] == {"users": ["ann", "bob"], "groups": []}
+    wait_for(lambda: admin.ok("GET", f"{path}/files/{file_id}")["status"] == "completed")
+    ann, bob = house.admitted["the user"], house.others["another user"]
+    query = {"query": "Where does the tide table hang?"}
+
+    def found(caller: Caller) -> bool:
+        return file_id in json.dumps(caller.ok("POST", f"{path}/search", query))
+
+    assert found(ann) and found(bob)
+    one = {"ostiary": {"access": {"users": ["ann"]}}}
+    changed = ann.ok("POST", f"{path}/files/{file_id}", one)
+    assert changed["attributes"] == {"a": "b"}
+    assert found(ann) and not found(bob)
+    nobody = {"ostiary": {"access": {}}}
+    status, text = ann.send("POST", f"{path}/files/{file_id}", nobody)
+    assert status == 403 and "access_locks_out" in text
+    assert admin.ok("POST", f"{path}/files/{file_id}", nobody)["ostiary"]["access"] == {
+        "users": [],
+        "groups": [],
+    }
+    assert not found(ann) and not found(bob) and found(admin)
+    labelled = admin.ok("POST", f"{path}/files/{file_id}", {"attributes": {"c": 1}})
+    assert labelled["ostiary"]["access"] is not None and labelled["attributes"] == {"c": 1}
+    admin.ok("POST", f"{path}/files/{file_id}", {"ostiary": {"access": None}})
+    assert found(ann) and found(bob)
+    again = {"file_id": file_id, "ostiary": {"access": {"users": ["ann"]}}}
+    status, text = admin.send("POST", f"{path}/files", again)
+    assert status == 409 and "access_differs" in text
+    admin.ok("DELETE", f"{path}/files/{file_id}")
+
+
+def test_a_new_store_takes_a_list_for_its_first_files(house: House) -> None:
+    body = {"file_ids": [house.ids["open"]], "ostiary": {"access": {"groups": ["board"]}}}
+    store = house.admin.ok("POST", "/v1/vector_stores", body)["id"]
+    path = f"/v1/vector_stores/{store}/files"
+    assert len(house.admitted["a token of a member"].ok("GET", path)["data"]) == 1
+    assert house.others["a token of another"].ok("GET", path)["data"] == []
+    status, _ = house.others["another user"].send("POST", "/v1/vector_stores", body)
+    assert status == 403
+    house.admin.ok("DELETE", f"/v1/vector_stores/{store}")
+
+
+BAD = (
+    {"access": {"users": "ann"}},
+    {"access": {"users": [""]}},
+    {"access": {"users": [" ann"]}},
+    {"access": {"users": ["a\u0000b"]}},
+    {"access": {"users": ["x" * 257]}},
+    {"access": {"groups": ["g"] * 501}},
+    {"access": {"teams": ["g"]}},
+    {"access": ["ann"]},
+    {"acess": {"users": ["ann"]}},
+)
+
+
+@pytest.mark.parametrize("extras", BAD, ids=str)
+def test_a_list_that_is_none_is_refused(house: House, extras: Any) -> None:
+    path = f"/v1/vector_stores/{house.ids['store']}"
+    file_id = house.ids["open"]
+    for address, body in (
+        (f"{path}/files", {"file_id": file_id}),
+        (f"{path}/files/{file_id}", {"attributes": {}}),
+        (f"{path}/file_batches", {"file_ids": [file_id]}),
+        ("/v1/vector_stores", {"file_ids": [file_id]}),
+    ):
+        refused(send(house.gateway, "POST", address, {**body, "ostiary": extras}))
+    refused(send(house.gateway, "POST", f"{path}/files/{file_id}", {}))
