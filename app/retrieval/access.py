@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from app.store.models import vector_store_files
 REMEMBERED = 500_000  # file ids that one store keeps as what its latest callers may see
 Row = Mapping[Any, Any]
 R = TypeVar("R", bound=Row)
-_OPEN = {None}
+_NONE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,40 +81,57 @@ async def visible_files(connection: AsyncConnection, who: Principal, found: Sequ
 
 
 class StoreAccess:
-    """The access lists of one store's files, in memory: what a search may look through."""
+    """The access lists of one store's files, in memory: what a search may look through.
 
-    def __init__(self, lists: Mapping[str, AccessList | None] | None = None) -> None:
+    It gives what :func:`sees` says of every file, without looking at every file.
+    """
+
+    def __init__(
+        self, stored: Iterable[tuple[str, Mapping[str, Sequence[str]] | None]] = ()
+    ) -> None:
         self._lists: dict[str, AccessList | None] = {}
-        self._files: dict[AccessList | None, set[str]] = defaultdict(set)
+        self._open: set[str] = set()
+        self._of_user: dict[str, set[str]] = {}
+        self._of_group: dict[str, set[str]] = {}
         self._visible: dict[tuple[str | None, frozenset[str]], frozenset[str]] = {}
-        for file_id, access in (lists or {}).items():
-            self.put(file_id, access)
+        for file_id, access in stored:
+            self.put(file_id, access_list(access))
 
     def put(self, file_id: str, access: AccessList | None) -> None:
         """Note a file's list, also in place of an earlier one."""
         self.drop(file_id)
         self._lists[file_id] = access
-        self._files[access].add(file_id)
+        if access is None:
+            self._open.add(file_id)
+            return
+        for names, files in ((access.users, self._of_user), (access.groups, self._of_group)):
+            for name in names:
+                files.setdefault(name, set()).add(file_id)
 
     def drop(self, file_id: str) -> None:
         """Forget a file: nobody finds it any more where lists are asked."""
         self._visible.clear()
-        if file_id not in self._lists:
+        access = self._lists.pop(file_id, None)
+        self._open.discard(file_id)
+        if access is None:
             return
-        access = self._lists.pop(file_id)
-        self._files[access].discard(file_id)
-        if not self._files[access]:
-            del self._files[access]
+        for names, files in ((access.users, self._of_user), (access.groups, self._of_group)):
+            for name in names:
+                files[name].discard(file_id)
+                if not files[name]:
+                    del files[name]
 
     def visible_to(self, who: Principal) -> frozenset[str] | None:
         """The files that somebody may see; None: all, since none has a list that binds him."""
-        if who.sees_all or self._files.keys() <= _OPEN:
+        if who.sees_all or len(self._open) == len(self._lists):
             return None
         key = (who.user, who.groups)
         found = self._visible.get(key)
         if found is None:
-            seen = [files for access, files in self._files.items() if sees(who, access)]
-            found = frozenset().union(*seen)
+            mine = [self._of_group.get(group, _NONE) for group in who.groups]
+            if who.user is not None:
+                mine.append(self._of_user.get(who.user, _NONE))
+            found = frozenset(self._open.union(*mine))
             if sum(map(len, self._visible.values())) + len(found) > REMEMBERED:
                 self._visible.clear()
             self._visible[key] = found

@@ -194,9 +194,10 @@ class StoreIndex:
             .where(vector_store_files.c.vector_store_id == self.store_id)
         )
         found = rows.all()
+        access = await self._pool.run(StoreAccess, [(r.id, r.access) for r in found])
         self.attributes = {r.id: dict(r.attributes) for r in found}
         self.filenames = {r.id: r.filename for r in found}
-        self.access = StoreAccess({r.id: access_list(r.access) for r in found})
+        self.access = access
 
     # -- words --------------------------------------------------------------------------
 

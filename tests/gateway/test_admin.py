@@ -216,3 +216,31 @@ async def test_a_repeated_request_shows_the_same_key_which_is_stored_nowhere(doo
         records = list(await connection.scalars(select(audit.c.record)))
     assert secret not in stored and not any(secret.decode() in r for r in records)
     assert len(records) == 2 and ADMIN_KEY not in "".join(records)
+
+
+async def test_nobody_can_give_a_key_the_sight_of_others(door: Door) -> None:
+    row, weak = await door.identity.create_key(
+        DEFAULT_TENANT, "made", ["admin"], user="ann", groups=["staff", "board"]
+    )
+    theirs, _ = await door.identity.create_key(DEFAULT_TENANT, "bob's", ["admin"], user="bob")
+    for more in ({"user": "bob"}, {"groups": ["staff", "directors"]}):
+        body = {"name": "k", "scopes": ["admin"], **more}
+        assert (await door.call("POST", KEYS, body, key=weak))[0] == 403
+        status, made = await door.call("POST", KEYS, body)
+        assert status == 201 and made["user"] == more.get("user")
+    assert (await door.call("POST", f"{KEYS}/{theirs.id}/rotate", {}, key=weak))[0] == 403
+    body = {"name": "k", "scopes": ["admin"], "user": "ann", "groups": ["board"]}
+    status, made = await door.call("POST", KEYS, body, key=weak)
+    assert status == 201 and (made["user"], made["groups"]) == ("ann", ["board"])
+    status, made = await door.call("POST", f"{KEYS}/{row.id}/rotate", {}, key=weak)
+    assert status == 201 and made["groups"] == ["staff", "board"] and "first_id" not in made
+    listed = (await door.call("GET", KEYS))[1]["data"]
+    assert {k["user"] for k in listed} == {"ann", "bob", None}
+
+
+@pytest.mark.parametrize(
+    "sight", [{"user": ""}, {"user": " x"}, {"user": "a\x00"}, {"groups": "g"}, {"groups": [7]}]
+)
+async def test_a_name_that_nobody_can_have_is_refused(door: Door, sight: Any) -> None:
+    status, _ = await door.call("POST", KEYS, {"name": "k", "scopes": ["*"], **sight})
+    assert status == 400
