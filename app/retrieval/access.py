@@ -12,8 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import Forbidden
 from app.gateway.call import SEES_ALL, Principal
+from app.retrieval.engines.base import AllBut, Files
 from app.store.models import vector_store_files
 
+MOST_HIDDEN = 10_000  # files that a search leaves out rather than lists the others
 REMEMBERED = 500_000  # file ids that one store keeps as what its latest callers may see
 Row = Mapping[Any, Any]
 R = TypeVar("R", bound=Row)
@@ -91,9 +93,10 @@ class StoreAccess:
     ) -> None:
         self._lists: dict[str, AccessList | None] = {}
         self._open: set[str] = set()
+        self._listed: set[str] = set()
         self._of_user: dict[str, set[str]] = {}
         self._of_group: dict[str, set[str]] = {}
-        self._visible: dict[tuple[str | None, frozenset[str]], frozenset[str]] = {}
+        self._visible: dict[tuple[str | None, frozenset[str]], frozenset[str] | AllBut | None] = {}
         for file_id, access in stored:
             self.put(file_id, access_list(access))
 
@@ -104,6 +107,7 @@ class StoreAccess:
         if access is None:
             self._open.add(file_id)
             return
+        self._listed.add(file_id)
         for names, files in ((access.users, self._of_user), (access.groups, self._of_group)):
             for name in names:
                 files.setdefault(name, set()).add(file_id)
@@ -113,6 +117,7 @@ class StoreAccess:
         self._visible.clear()
         access = self._lists.pop(file_id, None)
         self._open.discard(file_id)
+        self._listed.discard(file_id)
         if access is None:
             return
         for names, files in ((access.users, self._of_user), (access.groups, self._of_group)):
@@ -121,18 +126,26 @@ class StoreAccess:
                 if not files[name]:
                     del files[name]
 
-    def visible_to(self, who: Principal) -> frozenset[str] | None:
-        """The files that somebody may see; None: all, since none has a list that binds him."""
-        if who.sees_all or len(self._open) == len(self._lists):
+    def visible_to(self, who: Principal) -> Files | None:
+        """The files that somebody may see; None: all, since no list keeps one from him."""
+        if who.sees_all or not self._listed:
             return None
         key = (who.user, who.groups)
-        found = self._visible.get(key)
-        if found is None:
+        if key not in self._visible:
             mine = [self._of_group.get(group, _NONE) for group in who.groups]
             if who.user is not None:
                 mine.append(self._of_user.get(who.user, _NONE))
-            found = frozenset(self._open.union(*mine))
-            if sum(map(len, self._visible.values())) + len(found) > REMEMBERED:
+            hidden = self._listed.difference(*mine)
+            found: frozenset[str] | AllBut | None = None
+            if len(hidden) > min(MOST_HIDDEN, len(self._lists) // 2):
+                found = frozenset(self._open.union(*mine))
+            elif hidden:
+                found = AllBut(frozenset(hidden))
+            if sum(map(_size, self._visible.values())) + _size(found) > REMEMBERED:
                 self._visible.clear()
             self._visible[key] = found
-        return found
+        return self._visible[key]
+
+
+def _size(files: frozenset[str] | AllBut | None) -> int:
+    return 0 if files is None else len(files.hidden if isinstance(files, AllBut) else files)

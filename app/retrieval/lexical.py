@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +18,7 @@ from app.retrieval.analysis import (
     name_terms,
     names,
 )
+from app.retrieval.engines.base import AllBut, Files
 from app.retrieval.lexical_query import Boosts, QueryMaker
 from app.retrieval.query_syntax import parse
 
@@ -186,7 +187,7 @@ class LexicalIndex:
         self,
         query: str,
         k: int,
-        file_ids: Collection[str] | None = None,
+        file_ids: Files | None = None,
         *,
         operators: bool = True,
         typos: bool = True,
@@ -217,7 +218,10 @@ class LexicalIndex:
         clauses += [(Occur.MustNot, each) for each in must_not]
         clauses += [(Occur.Should, each) for each in should]
         wanted = Query.boolean_query(clauses)
-        if file_ids is not None:
+        if isinstance(file_ids, AllBut):
+            hidden = Query.term_set_query(self._schema, "file_id", sorted(file_ids.hidden))
+            wanted = Query.boolean_query([(Occur.Must, wanted), (Occur.MustNot, hidden)])
+        elif file_ids is not None:
             inside = Query.term_set_query(self._schema, "file_id", sorted(file_ids))
             # The filter must not add to the score.
             inside = Query.const_score_query(inside, 0.0)

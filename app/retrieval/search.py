@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from app.retrieval.access import Row, access_list, sees
 from app.retrieval.analysis import names
 from app.retrieval.collections import VectorStore, VectorStores, passage_of
 from app.retrieval.diversity import diversify, drop_near_duplicates, word_likeness
+from app.retrieval.engines.base import AllBut, Files
 from app.retrieval.expansion import Window, widen
 from app.retrieval.filters import Predicate, compile_filter
 from app.retrieval.fusion import reciprocal_rank, weighted_sum
@@ -52,7 +53,7 @@ def find(
     query: str,
     vector: NDArray[np.float32] | None,
     k: int,
-    files: Collection[str] | None,
+    files: Files | None,
     ranking: Ranking = DEFAULT_RANKING,
 ) -> list[Found]:
     """Return the best passages of one store by fused vectors and words; blocking.
@@ -118,7 +119,7 @@ def _find_where(
     query: str,
     vector: NDArray[np.float32] | None,
     k: int,
-    visible: frozenset[str] | None,
+    visible: Files | None,
     accepts: Predicate | None,
     labelled: list[tuple[str, dict[str, AttributeValue]]],
     ranking: Ranking,
@@ -128,14 +129,14 @@ def _find_where(
     Args:
         visible: as :meth:`StoreAccess.visible_to` gives them; None: every file.
     """
-    files: Collection[str] | None = visible
-    if accepts is not None:
-        files = {
-            file_id
-            for file_id, labels in labelled
-            if (visible is None or file_id in visible) and accepts(labels)
-        }
-    return find(index, build, query, vector, k, files, ranking)
+    if accepts is None:
+        return find(index, build, query, vector, k, visible, ranking)
+    accepted = {file_id for file_id, labels in labelled if accepts(labels)}
+    if isinstance(visible, AllBut):
+        accepted -= visible.hidden
+    elif visible is not None:
+        accepted &= set(visible)
+    return find(index, build, query, vector, k, accepted, ranking)
 
 
 def _thinned(hits: list[Hit], k: int, ranking: Ranking) -> list[Hit]:

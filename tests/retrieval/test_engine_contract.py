@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.retrieval.engines.base import Ids, VectorEngine, Vectors
+from app.retrieval.engines.base import AllBut, Ids, VectorEngine, Vectors
 from tests.retrieval.conftest import Engines
 
 DIM = 8
@@ -34,12 +34,17 @@ class Reference:
         pairs = zip(numbers.tolist(), vectors, strict=True)
         self.rows.update({n: (file_id, v) for n, v in pairs})
 
-    def scores(self, query: Vectors, files: list[str] | None = None) -> dict[int, float]:
-        kept = {n: v for n, (f, v) in self.rows.items() if files is None or f in files}
+    def scores(self, query: Vectors, files: list[str] | AllBut | None = None) -> dict[int, float]:
+        def looked(file_id: str) -> bool:
+            if isinstance(files, AllBut):
+                return file_id not in files.hidden
+            return files is None or file_id in files
+
+        kept = {n: v for n, (f, v) in self.rows.items() if looked(f)}
         return {n: float(v @ query) for n, v in kept.items()}
 
     def check(
-        self, engine: VectorEngine, query: Vectors, k: int, files: list[str] | None = None
+        self, engine: VectorEngine, query: Vectors, k: int, files: list[str] | AllBut | None = None
     ) -> None:
         expected = self.scores(query, files)
         numbers, scores = engine.search(query, k, files)
@@ -98,6 +103,20 @@ def test_asking_for_none_gives_none(filled, k: int) -> None:
 def test_only_the_asked_files_are_searched(filled, files: list[str]) -> None:
     engine, reference = filled
     reference.check(engine, unit(1, 100)[0], 50, files)
+
+
+@pytest.mark.parametrize("hidden", [["file_1"], ["file_0", "file_9", "?"], ["never"]])
+def test_a_few_files_can_be_left_out(filled, hidden: list[str]) -> None:
+    engine, reference = filled
+    reference.check(engine, unit(1, 100)[0], 50, AllBut(frozenset(hidden)))
+
+
+def test_thousands_of_files_can_be_left_out(filled) -> None:
+    engine, reference = filled
+    hidden = frozenset([*(f"other_{i}" for i in range(4998)), "file_4", "file_0"])
+    reference.check(engine, unit(1, 100)[0], 50, AllBut(hidden))
+    everything = frozenset(f"file_{i}" for i in range(10))
+    reference.check(engine, unit(1, 100)[0], 50, AllBut(everything))
 
 
 def test_thousands_of_files_can_be_asked_for(filled) -> None:

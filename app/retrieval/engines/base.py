@@ -14,6 +14,16 @@ Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
+class AllBut:
+    """Every file but these few: quicker to leave out than to list all the others."""
+
+    hidden: frozenset[str]
+
+
+Files = Collection[str] | AllBut  # that a search looks through
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentInfo:
     """One immutable file of vectors, as the SQL manifest records it."""
 
@@ -81,9 +91,7 @@ class VectorEngine(Protocol):
         """Forget the vectors of a file; an unknown one is ignored."""
         ...
 
-    def search(
-        self, vector: Vectors, k: int, files: Collection[str] | None = None
-    ) -> tuple[Ids, Vectors]:
+    def search(self, vector: Vectors, k: int, files: Files | None = None) -> tuple[Ids, Vectors]:
         """Return the at most ``k`` nearest, best first.
 
         Args:

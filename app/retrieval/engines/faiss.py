@@ -15,7 +15,7 @@ import numpy as np
 from app.ids import new_id
 from app.retrieval.engines import recipes
 from app.retrieval.engines.arrays import NOTHING, best_of, checked, checked_query
-from app.retrieval.engines.base import EngineState, Ids, SegmentInfo, Vectors
+from app.retrieval.engines.base import EngineState, Files, Ids, SegmentInfo, Vectors
 from app.retrieval.engines.segment import Segment
 from app.retrieval.engines.segment_file import (
     checksum,
@@ -79,9 +79,7 @@ class FaissEngine:
     def count(self) -> int:
         return sum(s.live for s in self._segments)
 
-    def search(
-        self, vector: Vectors, k: int, files: Collection[str] | None = None
-    ) -> tuple[Ids, Vectors]:
+    def search(self, vector: Vectors, k: int, files: Files | None = None) -> tuple[Ids, Vectors]:
         """See :class:`VectorEngine`.
 
         Raises:

@@ -15,7 +15,7 @@ import numpy as np
 
 from app.errors import OstiaryError, Unavailable
 from app.retrieval.engines.arrays import NOTHING, best_of, checked, checked_query
-from app.retrieval.engines.base import EngineState, Ids, Vectors
+from app.retrieval.engines.base import AllBut, EngineState, Files, Ids, Vectors
 from app.retrieval.engines.milvus_link import MilvusLink
 from app.retrieval.engines.milvus_schema import BUILD, FILE_ID_BYTES, open_collection
 
@@ -107,9 +107,7 @@ class MilvusEngine:
     def count(self) -> int:
         return self._count("Eventually")
 
-    def search(
-        self, vector: Vectors, k: int, files: Collection[str] | None = None
-    ) -> tuple[Ids, Vectors]:
+    def search(self, vector: Vectors, k: int, files: Files | None = None) -> tuple[Ids, Vectors]:
         """See :class:`VectorEngine`; at most 16,384 are returned.
 
         Raises:
@@ -420,15 +418,22 @@ def _storable(file_id: str) -> bool:
     return file_id.isprintable() and 1 <= len(file_id.encode()) <= FILE_ID_BYTES
 
 
-def _filters(files: Collection[str] | None) -> Iterator[str]:
+def _filters(files: Files | None) -> Iterator[str]:
     """Filter expressions that together allow the files; each of bounded length."""
     if files is None:
         yield ""
         return
+    if isinstance(files, AllBut):
+        yield " and ".join(f"file_id not in {some}" for some in _lists(files.hidden))
+        return
+    for some in _lists(files):
+        yield f"file_id in {some}"
+
+
+def _lists(files: Collection[str]) -> Iterator[str]:
     known = sorted({f for f in files if _storable(f)})
     for start in range(0, len(known), _FILES_AT_ONCE):
-        some = known[start : start + _FILES_AT_ONCE]
-        yield f"file_id in {json.dumps(some, ensure_ascii=False)}"
+        yield json.dumps(known[start : start + _FILES_AT_ONCE], ensure_ascii=False)
 
 
 def _rows(found: Sequence[dict[str, Any]], dim: int) -> tuple[Ids, Vectors]:

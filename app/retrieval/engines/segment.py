@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from app.retrieval.engines import recipes
 from app.retrieval.engines.arrays import NOTHING
-from app.retrieval.engines.base import Ids, SegmentInfo, Vectors
+from app.retrieval.engines.base import AllBut, Files, Ids, SegmentInfo, Vectors
 from app.retrieval.engines.segment_file import SegmentData
 
 EXACT_MOST = 10_000  # rows that pass a filter and are compared one by one rather than selected
@@ -46,10 +45,14 @@ class Segment:
         alive[list(self.dead)] = False
         return alive
 
-    def _wanted(self, files: Collection[str] | None) -> NDArray[np.bool_]:
+    def _wanted(self, files: Files | None) -> NDArray[np.bool_]:
         """Which of the segment's files are searched: bool array of shape (len(files),)."""
         if files is None:
             return self._alive
+        if isinstance(files, AllBut):
+            wanted = self._alive.copy()
+            wanted[[p for f in files.hidden if (p := self.data.place.get(f)) is not None]] = False
+            return wanted
         wanted = np.zeros(len(self.data.files), bool)
         if len(files) < len(self.data.files):
             wanted[[p for f in files if (p := self.data.place.get(f)) is not None]] = True
@@ -81,15 +84,13 @@ class Segment:
             if i not in self.dead
         ]
 
-    def search(
-        self, query: Vectors, k: int, files: Collection[str] | None = None
-    ) -> tuple[Ids, Vectors]:
+    def search(self, query: Vectors, k: int, files: Files | None = None) -> tuple[Ids, Vectors]:
         """Return numbers and inner products of the at most ``k`` nearest, best first."""
-        if files is None and not self.dead:
+        wanted = self._wanted(files)
+        if wanted.all():
             if self.index is not None:
                 return self._through_index(query, k)
             return self._exact(query, k, [(0, len(self.data.numbers))])
-        wanted = self._wanted(files)
         rows = np.diff(self.data.starts)
         allowed = int(rows[wanted].sum())
         if self.index is not None and allowed > max(EXACT_MOST, recipes.candidates(k)):
