@@ -150,9 +150,12 @@ def ask(
 def ingest(
     paths: Annotated[list[Path], typer.Argument(exists=True, help="Files and folders.")],
     store: Annotated[str, typer.Option(help="Name of the vector store; made when missing.")],
+    user: Annotated[list[str] | None, typer.Option(help="Only he may see them; repeat.")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="Only its members; repeat.")] = None,
 ) -> None:
     """Upload files into a vector store and wait until they are searchable."""
     settings = Settings()
+    access = {"users": user or [], "groups": group or []} if user or group else None
 
     async def work() -> None:
         files = [
@@ -165,7 +168,7 @@ def ingest(
             store_id, _ = await client.ensure_store(store)
             ids = [await client.upload(file, name) for file, name in files]
             for start in range(0, len(ids), 500):
-                batch = await client.add_batch(store_id, ids[start : start + 500])
+                batch = await client.add_batch(store_id, ids[start : start + 500], access)
                 done = await client.wait_batch(store_id, batch, up._Progress(say))
                 counts = done["file_counts"]
                 say(f"{counts['completed']} files searchable, {counts['failed']} failed.")
@@ -187,12 +190,16 @@ def create_key(
     name: str,
     scope: Annotated[list[str], typer.Option(help="Repeat for several; '*' for all.")],
     expires_days: Annotated[float | None, typer.Option(help="Days until it expires.")] = None,
+    user: Annotated[str | None, typer.Option(help="Whom access lists take its bearer for.")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="A group of his; repeat.")] = None,
 ) -> None:
     """Make an API key; it is printed once."""
 
     async def work() -> None:
         async with _client(Settings()) as client:
-            body: dict[str, Any] = {"name": name, "scopes": scope}
+            body: dict[str, Any] = {"name": name, "scopes": scope, "groups": group or []}
+            if user is not None:
+                body["user"] = user
             if expires_days is not None:
                 body["expires_at"] = time.time() + expires_days * 86_400
             say((await client.call("POST", "v1/admin/keys", body))["key"])

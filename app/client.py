@@ -79,11 +79,12 @@ class Client:
         store = await self.call("POST", "v1/vector_stores", {"name": name})
         return str(store["id"]), True
 
-    async def add_batch(self, store_id: str, file_ids: list[str]) -> str:
-        """Attach files to a store; returns the batch id."""
-        batch = await self.call(
-            "POST", f"v1/vector_stores/{store_id}/file_batches", {"file_ids": file_ids}
-        )
+    async def add_batch(
+        self, store_id: str, file_ids: list[str], access: dict[str, list[str]] | None = None
+    ) -> str:
+        """Attach files to a store under an access list, if any; returns the batch id."""
+        body = {"file_ids": file_ids, "ostiary": {"access": access}}
+        batch = await self.call("POST", f"v1/vector_stores/{store_id}/file_batches", body)
         return str(batch["id"])
 
     async def wait_batch(
