@@ -97,8 +97,15 @@ class StoreAccess:
         self._of_user: dict[str, set[str]] = {}
         self._of_group: dict[str, set[str]] = {}
         self._visible: dict[tuple[str | None, frozenset[str]], frozenset[str] | AllBut | None] = {}
+        made: dict[tuple[tuple[str, ...], ...], AccessList | None] = {}  # most lists are of many
         for file_id, access in stored:
-            self.put(file_id, access_list(access))
+            if access is None:
+                self.put(file_id, None)
+                continue
+            key = (tuple(access["users"]), tuple(access["groups"]))
+            if key not in made:
+                made[key] = access_list(access)
+            self.put(file_id, made[key])
 
     def put(self, file_id: str, access: AccessList | None) -> None:
         """Note a file's list, also in place of an earlier one."""
