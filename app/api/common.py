@@ -34,7 +34,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     401: _error("No credential, or one that is unknown, expired or revoked."),
     402: _error("The budget of the day is spent."),
     403: _error("The credential lacks the scope."),
-    404: _error("Unknown, deleted, or another tenant's."),
+    404: _error("Unknown, deleted, another tenant's, or not for the caller to see."),
     409: _error("The request contradicts the state of the thing."),
     413: _error("The body is too large."),
     422: _error("The content cannot be processed."),

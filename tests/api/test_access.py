@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import http.client
+import inspect
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 from fastapi.routing import iter_route_contexts
 
+import app
 from app.gateway.corridor import GovernedRoute
 from app.main import create_app
+from app.retrieval.files import FileService
+from app.retrieval.search import Searches, find
+from app.retrieval.store_files import StoreFiles
 from tests.api.test_bad_input import multipart, refused, send
 from tests.conftest import Gateway, create_database, drop_database, wait_for
 from tests.gateway.test_oidc import AUDIENCE, ISSUER, Issuer
@@ -317,6 +324,28 @@ def test_every_route_is_asked_for_the_secret_or_argued_for() -> None:
     }
     assert found == set(DOORS) | set(BESIDE)
     assert not set(DOORS) & set(BESIDE)
+
+
+# Methods that work on files for nobody in particular: jobs, sweeps, totals.
+FOR_NOBODY = {
+    StoreFiles: {"entry", "fail", "cancel_file", "unfinished", "batch", "cancel_batch"},
+    FileService: {"row", "erase", "sweep", "count"},
+    Searches: set(),
+}
+
+
+def test_whatever_shows_a_file_takes_the_call_that_asks() -> None:
+    """Neither a search nor another service can be used without saying for whom."""
+    for service, others in FOR_NOBODY.items():
+        for name, method in inspect.getmembers(service, inspect.iscoroutinefunction):
+            parameters = list(inspect.signature(method).parameters)
+            if not name.startswith("_"):
+                assert (parameters[1:2] != ["call"]) == (name in others), name
+    rooms = [Path(app.__file__).parent / room for room in ("api", "ui", "llm")]
+    for source in (file for room in rooms for file in room.rglob("*.py")):
+        assert not re.search(r"\.(entry|row)\(", source.read_text()), source
+    visible = inspect.signature(find).parameters["files"]
+    assert visible.default is inspect.Parameter.empty
 
 
 def asked(house: House, caller: Caller, method: str, attempt: Attempt, ids: Any) -> tuple[int, str]:
