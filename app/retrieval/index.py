@@ -16,8 +16,9 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import NotFound
+from app.gateway.call import Principal
 from app.pools import Pool
-from app.retrieval.access import AccessList, StoreAccess, access_list
+from app.retrieval.access import AccessList, StoreAccess, access_list, sees
 from app.retrieval.contents import bump, passage_count, remove_passages
 from app.retrieval.engines.base import SegmentInfo, VectorEngine
 from app.retrieval.engines.faiss import FaissEngine
@@ -375,31 +376,39 @@ class StoreIndex:
     async def set_attributes(self, file_id: str, attributes: dict[str, AttributeValue]) -> bool:
         """Replace a file's attributes; False when it is not attached."""
         async with self._writing:
-            done = await self._change(file_id, attributes=attributes)
-            if done:
+            async with self._db.write() as connection:
+                version = await self._change(connection, file_id, attributes=attributes)
+            if version:
                 self.attributes[file_id] = attributes
-        return done
+                self._advance(version)
+        return bool(version)
 
-    async def set_access(self, file_id: str, access: AccessList | None) -> bool:
-        """Replace a file's access list; False when it is not attached.
+    async def set_access(self, who: Principal, file_id: str, access: AccessList | None) -> bool:
+        """Replace a file's access list; False when it is not attached, or not for ``who`` to see.
 
         Searches that have begun read the list again with the texts, so none that ends after
         this returns shows the file to those who may not see it any more.
         """
         async with self._writing:
-            done = await self._change(file_id, access=access.stored() if access else None)
-            if done:
-                self.access.put(file_id, access)
-        return done
-
-    async def _change(self, file_id: str, **values: Any) -> bool:
-        async with self._db.write() as connection:
-            about = update(vector_store_files).where(self._is(file_id))
-            if not (await connection.execute(about.values(**values))).rowcount:
-                return False
-            version = await bump(connection, self.store_id)
-        self._advance(version)
+            async with self._db.write() as connection:
+                # looked at again: another may have taken the file from him a moment ago
+                now = select(vector_store_files.c.access).where(self._is(file_id))
+                row = (await connection.execute(now.with_for_update())).one_or_none()
+                if row is None or not sees(who, access_list(row.access)):
+                    return False
+                version = await self._change(
+                    connection, file_id, access=access.stored() if access else None
+                )
+            self.access.put(file_id, access)
+            self._advance(version)
         return True
+
+    async def _change(self, connection: AsyncConnection, file_id: str, **values: Any) -> int:
+        """Change a file's row; returns the version that it makes, 0 when it is not attached."""
+        about = update(vector_store_files).where(self._is(file_id))
+        if not (await connection.execute(about.values(**values))).rowcount:
+            return 0
+        return await bump(connection, self.store_id)
 
     def _is(self, file_id: str) -> Any:
         table = vector_store_files.c

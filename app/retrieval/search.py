@@ -135,7 +135,7 @@ def _find_where(
     if isinstance(visible, AllBut):
         accepted -= visible.hidden
     elif visible is not None:
-        accepted &= set(visible)
+        accepted.intersection_update(visible)
     return find(index, build, query, vector, k, accepted, ranking)
 
 
@@ -155,7 +155,7 @@ class Searches:
     """Searches the vector stores of one gateway.
 
     Access lists hold twice: :meth:`_in_store` looks among the files only that the caller may
-    see, so that what he may not see takes no place of his results, and :func:`_seen_rows` reads
+    see, so that what he may not see takes no place of his results, and :meth:`_seen_rows` reads
     a text only together with the list that its file has in SQL at that moment.
     """
 

@@ -227,7 +227,8 @@ class StoreFiles:
         await self.file(call, store_id, file_id)
         require_seen(call.principal, access)
         async with self._using(call, store_id) as index:
-            await index.set_access(file_id, access)
+            if not await index.set_access(call.principal, file_id, access):
+                raise _not_attached(file_id)
         return await self.file(call, store_id, file_id)
 
     async def detach(self, call: Call, store_id: str, file_id: str) -> None:

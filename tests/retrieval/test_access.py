@@ -15,6 +15,7 @@ from app.errors import Conflict, Forbidden, NotFound
 from app.gateway.call import Call, Principal
 from app.retrieval.access import AccessList, StoreAccess, access_list, sees
 from app.retrieval.engines.base import AllBut, Files
+from app.retrieval.index import StoreIndex
 from app.retrieval.search import Searches
 from app.retrieval.types import Hit, Ranking
 from app.store.db import Database
@@ -221,6 +222,25 @@ async def test_a_file_is_hidden_from_the_moment_that_its_list_changes(
     # nor does the text around what was found before tell more
     (window,) = await house.searches.widened(ann, store, hits[:1], "neighbours", 2, 500)
     assert window.text == hits[0].passage.text
+
+
+async def test_who_loses_a_file_while_he_changes_its_list_changes_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await house.new_store()
+    file_id = await put(house, store, AccessList(frozenset({"ann"})), TEXTS[0])
+    change = StoreIndex.set_access
+
+    async def late(self: StoreIndex, who: Principal, *given: Any) -> bool:
+        """Another takes the file away between the first look and the change."""
+        await change(self, ADMIN.principal, file_id, AccessList())
+        return await change(self, who, *given)
+
+    monkeypatch.setattr(StoreIndex, "set_access", late)
+    with pytest.raises(NotFound):
+        await house.attached.set_access(call_of("ann"), store, file_id, None)
+    monkeypatch.undo()
+    assert (await house.attached.file(ADMIN, store, file_id)).access == AccessList().stored()
 
 
 async def test_searches_and_changes_at_once_never_show_what_was_hidden_before(
