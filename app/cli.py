@@ -16,7 +16,7 @@ import typer
 
 from app import __version__, up
 from app.client import ApiError, Client
-from app.errors import OstiaryError
+from app.errors import BadRequest, OstiaryError
 from app.samples.django_docs import SamplesUnavailable
 from app.settings import Settings
 from pipelines.embeddings.cli import pipeline
@@ -33,6 +33,8 @@ cli.add_typer(audit, name="audit")
 evaluate = typer.Typer(help="Measure the gateway on judged questions: its answers, its search.")
 cli.add_typer(evaluate, name="eval")
 cli.add_typer(pipeline, name="pipeline")
+plan = typer.Typer(no_args_is_help=True, help="What a size needs, reckoned from measured points.")
+cli.add_typer(plan, name="plan")
 
 
 def say(line: str) -> None:
@@ -310,6 +312,57 @@ def evaluate_documents(
         say(f"{await asyncio.to_thread(search_evaluation.unpack, judged, folder)} files written.")
 
     _run(work())
+
+
+@plan.callback()
+def _plan() -> None:
+    """Keeps `retrieval` a command of its own while it is the only one."""
+
+
+@plan.command("retrieval")
+def plan_retrieval(
+    vectors: Annotated[float, typer.Option(help="How many, as 1e9.")],
+    dim: Annotated[int, typer.Option(help="Their length, as 768.")] = 384,
+    recall: Annotated[float, typer.Option(help="recall@10 to reach.")] = 0.95,
+    qps: Annotated[float, typer.Option(help="Searches a second.")] = 10.0,
+    machine_gib: Annotated[float, typer.Option(help="Memory of one machine, GiB.")] = 256.0,
+    cores: Annotated[int, typer.Option(help="Processor cores of one machine.")] = 16,
+    latency_ms: Annotated[float, typer.Option(help="The most a median search may take.")] = 100.0,
+    price_per_hour: Annotated[
+        float | None, typer.Option(help="USD of one machine; without it nothing is said of cost.")
+    ] = None,
+    embed_rate: Annotated[
+        float | None, typer.Option(help="Passages a second one machine embeds; else as measured.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Index, bytes, machines, hours, latency and cost of a collection; each says from where."""
+    import orjson
+
+    from app.retrieval import planning
+
+    try:
+        if not vectors.is_integer():
+            raise BadRequest(f"'{vectors}' is no number of vectors. Give a whole one, as 1e9.")
+        wanted = planning.Wanted(
+            int(vectors),
+            dim,
+            recall,
+            qps,
+            machine_gib,
+            cores,
+            latency_ms,
+            price_per_hour,
+            embed_rate,
+        )
+        found = planning.plan(wanted)
+    except BadRequest as error:
+        typer.echo(f"ostiary: {error}", err=True)
+        raise typer.Exit(2) from error
+    if as_json:
+        say(orjson.dumps(planning.as_json(found), option=orjson.OPT_INDENT_2).decode())
+    else:
+        say(planning.as_text(found))
 
 
 @cli.command()
