@@ -40,17 +40,22 @@ EXAMPLE = re.compile(
 )
 
 
+def _empty() -> dict[str, Any]:
+    return {"sweeps": {}, "gateway": {}}
+
+
 def kept() -> dict[str, Any]:
     """What earlier runs measured."""
     path = rig.RESULTS / "retrieval.json"
-    empty: dict[str, Any] = {"sweeps": {}, "gateway": {}}
-    return {**empty, **json.loads(path.read_text())} if path.exists() else empty
+    return {**_empty(), **(json.loads(path.read_text()) if path.exists() else {})}
 
 
-def measure_sweep(result: dict[str, Any], size: int, dim: int, engines: Sequence[str]) -> None:
+def measure_sweep(
+    result: dict[str, Any], size: int, dim: int, engines: Sequence[str], say: Callable[[str], None]
+) -> None:
     """Recall against rate and latency of the named engines at one size."""
     data = retrieval_data.prepared(size, dim)
-    found = sweep(engines, data)
+    found = sweep(engines, data, say)
     before = result["sweeps"].get(f"{size}x{dim}", {"engines": {}, "left_out": {}})
     for name in found["engines"]:
         before["left_out"].pop(name, None)
@@ -87,17 +92,18 @@ def run(
     engines: Sequence[str] = (*OWN, *PEERS),
     count: int | None = None,
     say: Callable[[str], None] = print,
+    keep: bool = True,
 ) -> dict[str, Any]:
-    """Measure the parts asked for and return them with what is kept."""
+    """Measure the parts asked for; ``keep`` adds them to what earlier runs measured."""
     from benchmarks import retrieval_gateway, retrieval_ingest
 
-    result = kept()
+    result = kept() if keep else _empty()
     result |= {"machine": rig.machine(), "versions": rig.versions(*PACKAGES)}
     for part in parts:
         began, load = time.perf_counter(), os.getloadavg()[0]
         try:
             if part == "sweep":
-                measure_sweep(result, size, dim, engines)
+                measure_sweep(result, size, dim, engines, say)
             elif part == "embedding":
                 result["embedding"] = measure_embedding()
             elif part == "ingest":
@@ -108,7 +114,8 @@ def run(
         except SamplesUnavailable as why:
             say(f"{part}: left out. {why}")
             continue
-        rig.write_json("retrieval", result)
+        if keep:
+            rig.write_json("retrieval", result)
         say(f"{part}: {time.perf_counter() - began:.0f} s, load average before {load:.1f}")
     return result
 

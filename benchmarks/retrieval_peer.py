@@ -165,7 +165,7 @@ class Milvus:
         return MilvusClient(self._url, token="root:Milvus")
 
     def build(self, base: Any, folder: Path) -> None:
-        from pymilvus import DataType, MilvusClient
+        from pymilvus import DataType, MilvusClient, MilvusException
 
         client = self._client(folder)
         schema = MilvusClient.create_schema(auto_id=False)
@@ -184,7 +184,11 @@ class Milvus:
             metric_type="IP",
             params={"M": 16, "efConstruction": 200},
         )
-        client.create_index("base", params)
+        try:
+            client.create_index("base", params)
+        except MilvusException as error:  # pymilvus repeats a call that is answered late
+            if "index already exists" not in str(error):
+                raise
         client.load_collection("base")
         give_up = time.monotonic() + 900
         while self._url is not None and time.monotonic() < give_up:

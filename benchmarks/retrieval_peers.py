@@ -162,7 +162,7 @@ def _folder_bytes(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
 
 
-def sweep(names: Sequence[str], data: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
+def sweep(names: Sequence[str], data: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure the named engines; returns ``engines`` and ``left_out``."""
     found: dict[str, Any] = {"engines": {}, "left_out": {}}
 

@@ -206,6 +206,11 @@ def as_markdown(result: dict[str, Any]) -> str:
         versions = [f"{n} {e['version']}" for n, e in swept["engines"].items() if e.get("version")]
         abouts = [f"{n}: {e['about']}" for n, e in swept["engines"].items() if n in PEERS]
         parts.append("; ".join([*abouts, *versions]) + ".\n")
+        known = {n for other in result["sweeps"].values() for n in other["engines"]}
+        missing = sorted(known - {*swept["engines"], *swept["left_out"]})
+        if missing:
+            names = ", ".join(missing).replace("{lists}", "")
+            parts.append(f"Not run at this size, for want of time: {names}.\n")
         if swept["left_out"]:
             lines = [f"- {name}: {why}" for name, why in swept["left_out"].items()]
             parts.append("Left out:\n\n" + "\n".join(lines) + "\n")

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 from app.errors import BadRequest
 from app.retrieval.engines.faiss import MOST_VECTORS
-from app.retrieval.engines.recipes import FLAT_MOST, LEAST_CANDIDATES, lists_for
+from app.retrieval.engines.recipes import FLAT_MOST, candidates, lists_for
 from app.retrieval.measured import Effort, Measured, Point, shipped
 
 Basis = Literal["measured", "extrapolated", "given"]
@@ -111,20 +111,20 @@ class Plan:
 def bytes_a_vector(recipe: str, dim: int, count: int) -> float:
     """Bytes in memory that one vector of a segment of ``count`` takes.
 
-    8 for its number; in inverted lists 8 for its row, its code (4 bits for each 4 numbers, or 8
-    bits a number) and its share of the lists' centroids. The fast scan of 4-bit codes fills each
-    list up to a multiple of 32, by 16 on average, and has one codebook. In a graph over 8-bit
-    codes it is twice 32 links of 4 bytes and about 12 more for its levels.
+    Exact search scans the vector itself. In inverted lists it is 8 for its row, its code (4 bits
+    for each 4 numbers, or 8 bits a number) and its share of the lists' centroids. The fast scan of
+    4-bit codes fills each list up to a multiple of 32, by 16 on average, and has one codebook. In
+    a graph over 8-bit codes it is twice 32 links of 4 bytes and about 12 more for its levels.
     """
     if recipe == "flat":
-        return 8.0
+        return 4.0 * dim
     if recipe == "hnsw":
-        return 8.0 + dim + 2 * 32 * 4 + 12
+        return float(dim + 2 * 32 * 4 + 12)
     lists = lists_for(count)
     if recipe == "ivf_sq8":
-        return 16.0 + dim + 4 * dim * lists / count
+        return 8.0 + dim + 4 * dim * lists / count
     code = dim / 8
-    return 16.0 + code + (lists * (4 * dim + 16 * code) + 64 * dim) / count
+    return 8.0 + code + (lists * (4 * dim + 16 * code) + 64 * dim) / count
 
 
 def growth(recipe: str, count: int, point: Point, dim: int) -> float:
@@ -197,14 +197,14 @@ def _embedded(wanted: Wanted, known: Measured, recipe: str, why: str) -> Plan:
     basis: Basis = "measured" if same else "extrapolated"
     each = bytes_a_vector(recipe, wanted.dim, count)
     memory = each * wanted.vectors
-    disk = (each + 4 * wanted.dim) * wanted.vectors
-    cold = disk + memory > USABLE * wanted.machine_gib * GIB - GATEWAY_BYTES
+    disk = _files(wanted, 0 if recipe == "flat" else each)
+    cold = disk > USABLE * wanted.machine_gib * GIB - GATEWAY_BYTES
     latency, latency_how = work, how
     if cold and recipe != "flat":
-        reads = segments * LEAST_CANDIDATES * READ_MS
-        latency += reads
+        reads = segments * candidates(10, recipe, count)
+        latency += reads * READ_MS
         latency_how += (
-            f"; plus {segments * LEAST_CANDIDATES:,} reads of full vectors at {READ_MS:g} ms "
+            f"; plus {reads:,} reads of full vectors at {READ_MS:g} ms "
             "(assumed: NVMe, one at a time, since they do not fit memory)"
         )
     capacity = wanted.cores * 1e3 / work
@@ -213,7 +213,7 @@ def _embedded(wanted: Wanted, known: Measured, recipe: str, why: str) -> Plan:
     figures = {
         "memory": Figure(memory, "bytes", basis, bytes_how),
         "disk": Figure(
-            disk, "bytes", basis, f"the index and 4 × {wanted.dim} B of the full vector"
+            disk, "bytes", basis, f"the index, 8 B and 4 × {wanted.dim} B of the full vector"
         ),
         "machines": Figure(
             replicas,
@@ -259,7 +259,7 @@ def _cluster(wanted: Wanted, known: Measured, why: str) -> Plan:
             f"{_told(point)}",
         ),
         "disk": Figure(
-            (each + 4 * wanted.dim) * wanted.vectors,
+            _files(wanted, each),
             "bytes",
             "extrapolated",
             "the index and the full vectors, once, in object storage",
@@ -294,6 +294,11 @@ def _cluster(wanted: Wanted, known: Measured, why: str) -> Plan:
     return Plan(
         wanted, f"a Milvus cluster, {machines} query nodes", "ivf_sq8", setting, why, figures, notes
     )
+
+
+def _files(wanted: Wanted, index: float) -> float:
+    """Bytes on disk: an index of so many bytes a vector, numbers and full vectors."""
+    return (index + 8 + 4 * wanted.dim) * wanted.vectors
 
 
 def _told(point: Point) -> str:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from app.retrieval import measured
-from benchmarks import retrieval, retrieval_data, rig
+from benchmarks import goals, retrieval, retrieval_data, retrieval_gateway, rig
 from benchmarks import retrieval_peer as peer
 from benchmarks.retrieval_ingest import filtered
 from benchmarks.retrieval_peers import LeftOut, _child, at_recall
@@ -95,6 +95,23 @@ def test_the_examples_of_plans_are_what_the_command_prints() -> None:
     for command, shown in examples:
         told = CliRunner().invoke(cli, command.split())
         assert told.output == shown, "run: python -m benchmarks.retrieval --parts --points"
+
+
+@pytest.mark.slow
+def test_a_goal_is_judged_from_what_is_measured_now_and_nothing_kept_is_changed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kept = (rig.RESULTS / "retrieval.json").read_text()
+    results, own = rig.RESULTS, tmp_path / "results"
+    monkeypatch.setattr(rig, "RESULTS", own)
+    monkeypatch.setattr(retrieval, "SHORT", 25_000)
+    monkeypatch.setattr(retrieval_gateway, "ROUNDS", 1)
+    found = goals.bytes_a_vector(short=True)
+    assert found["target"] == [64.0] and 60 < found["value"][0] < 100
+    assert found["holds"] is (found["value"][0] <= 64)
+    assert found["peers"]["call, hybrid"]["p50_ms"] > 0
+    assert (own / "G7.json").is_file() and not (own / "retrieval.json").exists()
+    assert (results / "retrieval.json").read_text() == kept
 
 
 def test_the_shipped_points_can_be_read_and_each_reaches_some_recall() -> None:

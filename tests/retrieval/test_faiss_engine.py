@@ -274,6 +274,13 @@ def test_every_recipe_reaches_the_recall_target_filtered_or_not(
         assert right / total >= 0.93, (share, right / total)
 
 
+def test_coarse_codes_have_more_compared_in_full_the_more_vectors_there_are() -> None:
+    taken = [recipes.candidates(10, "ivf_pq", n) for n in (50_000, 100_000, 400_000, 1_600_000)]
+    assert taken == [100, 100, 200, 400]
+    assert recipes.candidates(10, "ivf_sq8", 1_600_000) == 100
+    assert recipes.candidates(50, "ivf_rabitq", 400_000) == 1000
+
+
 def test_an_indexed_segment_is_smaller_in_memory_than_its_vectors(
     tmp_path: Path, clustered: tuple[Vectors, Vectors]
 ) -> None:

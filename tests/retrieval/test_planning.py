@@ -50,7 +50,10 @@ def test_bytes_and_machines_never_fall_as_vectors_grow(
 ) -> None:
     less = Wanted(vectors, dim, qps=qps, machine_gib=gib)
     few, many = plan(less), plan(replace(less, vectors=int(vectors * times)))
-    for name in ("memory", "disk", "machines"):
+    names = ["disk", "machines"]
+    if (few.recipe == "flat") == (many.recipe == "flat"):  # an index takes less than the scan
+        names.append("memory")
+    for name in names:
         assert few.figures[name].value <= many.figures[name].value, name
 
 

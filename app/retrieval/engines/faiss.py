@@ -99,7 +99,11 @@ class FaissEngine:
         return np.concatenate([n for n, _ in found]), np.concatenate([v for _, v in found])
 
     def state(self) -> EngineState:
-        """See :class:`VectorEngine`; the recall is the mean over vectors, exact ones count as 1."""
+        """See :class:`VectorEngine`; the recall is the mean over vectors, exact ones count as 1.
+
+        In memory are the indexes, and the vectors of segments that are scanned. Those that an
+        index is refined with, and all numbers, are read where a search finds something.
+        """
         segments = self._segments
         total = sum(s.info.count for s in segments)
         recall = sum(s.info.recall * s.info.count for s in segments) / total if total else None
@@ -107,7 +111,7 @@ class FaissEngine:
             engine="faiss",
             recipes=tuple(sorted({s.info.recipe for s in segments})),
             vectors=self.count,
-            memory_bytes=sum(8 * s.info.count + s.info.index_bytes for s in segments),
+            memory_bytes=sum(s.info.index_bytes or s.info.bytes for s in segments),
             disk_bytes=sum(s.info.bytes + s.info.index_bytes for s in segments),
             recall_target=self.recall_target,
             recall=None if recall is None else round(recall, 4),

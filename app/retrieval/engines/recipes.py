@@ -16,6 +16,8 @@ RECIPES: tuple[str, ...] = get_args(Recipe)
 FLAT_MOST = 20_000  # vectors; an exact scan of so many takes 2 to 4 ms on one core
 CANDIDATES = 10  # times k are taken from the index and compared with the full vectors
 LEAST_CANDIDATES = 100
+COARSE = ("ivf_pq", "ivf_rabitq")  # recipes whose codes have half a byte a number or less
+COARSE_ENOUGH = 100_000  # vectors up to which the least candidates do for coarse codes
 HELD_OUT = 200  # vectors that serve as queries when the effort is tuned
 TUNED_K = 10  # recall@10 is what targets speak of
 _TRAIN_PER_LIST = 64
@@ -106,9 +108,18 @@ def refine(vectors: Vectors, query: Vectors, rows: Ids, k: int) -> tuple[Ids, Ve
     return rows[best], scores[best]
 
 
-def candidates(k: int) -> int:
-    """How many rows are taken from an index for ``k`` results."""
-    return max(CANDIDATES * k, LEAST_CANDIDATES)
+def candidates(k: int, recipe: str, count: int) -> int:
+    """How many rows are taken from the index of ``count`` vectors for ``k`` results.
+
+    Codes of 4 bits and less tell the nearest from their neighbours less well the closer these lie,
+    so above 100,000 vectors more are compared in full, in step with the root of the count. Measured
+    at 1,000,000 clustered vectors of 384 dimensions with 512 lists visited: recall@10 0.919 with
+    100 of them, 0.979 with 320, 0.983 with 640.
+    """
+    least = max(CANDIDATES * k, LEAST_CANDIDATES)
+    if recipe not in COARSE or count <= COARSE_ENOUGH:
+        return least
+    return int(least * np.sqrt(count / COARSE_ENOUGH))
 
 
 def tune(
@@ -136,9 +147,10 @@ def tune(
     _, exact = faiss.knn(queries, vectors, wanted, faiss.METRIC_INNER_PRODUCT)
     truth = [set(row[row != own_row][:TUNED_K]) for row, own_row in zip(exact, own, strict=False)]
     most = count if recipe == "hnsw" else index.nlist
+    taken = candidates(TUNED_K, recipe, count)
     effort, reached = 16 if recipe == "hnsw" else 1, 0.0
     while True:
-        _, found = index.search(queries, candidates(TUNED_K) + 1, params=parameters(recipe, effort))
+        _, found = index.search(queries, taken + 1, params=parameters(recipe, effort))
         right = 0
         for query, rows, near, own_row in zip(queries, found, truth, own, strict=False):
             rows = rows[(rows >= 0) & (rows != own_row)]

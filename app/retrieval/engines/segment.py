@@ -93,11 +93,14 @@ class Segment:
             return self._exact(query, k, [(0, len(self.data.numbers))])
         rows = np.diff(self.data.starts)
         allowed = int(rows[wanted].sum())
-        if self.index is not None and allowed > max(EXACT_MOST, recipes.candidates(k)):
+        if self.index is not None and allowed > max(EXACT_MOST, self._taken(k)):
             return self._through_index(query, k, np.repeat(wanted, rows), allowed)
         edges = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]])))
         places = self.data.starts[edges].reshape(-1, 2)  # neighbours are one range
         return self._exact(query, k, [(a, b) for a, b in places.tolist() if b > a])
+
+    def _taken(self, k: int) -> int:
+        return recipes.candidates(k, self.info.recipe, self.info.count)
 
     def _exact(self, query: Vectors, k: int, ranges: list[tuple[int, int]]) -> tuple[Ids, Vectors]:
         if not ranges:
@@ -125,7 +128,7 @@ class Segment:
             most = getattr(self.index, "nlist", 1 << 14)
             effort = int(min(2 * effort * len(mask) / max(1, allowed), most))
         parameters = recipes.parameters(self.info.recipe, max(1, effort), selector)
-        _, found = self.index.search(query[None, :], recipes.candidates(k), params=parameters)
+        _, found = self.index.search(query[None, :], self._taken(k), params=parameters)
         rows = found[0][found[0] >= 0]
         rows, scores = recipes.refine(self.data.vectors, query, rows, k)
         return self.data.numbers[rows], scores

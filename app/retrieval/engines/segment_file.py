@@ -30,7 +30,7 @@ class SegmentData:
     """What a segment file holds; rows of one file are neighbours.
 
     Attributes:
-        numbers: int64 array of shape (n,).
+        numbers: int64 array of shape (n,), mapped from the file.
         vectors: float32 array of shape (n, dim), mapped from the file.
         files: the file ids, in the order of their rows.
         starts: int64 array of shape (len(files) + 1,): where each file's rows begin, and n.
@@ -106,7 +106,7 @@ def checksum(path: Path) -> str:
 
 
 def map_segment(path: Path, dim: int, count: int) -> SegmentData:
-    """Map a segment file; only its head is read.
+    """Map a segment file; only its head and the list of its files are read.
 
     Raises:
         Unavailable: it is missing, cut short or not the segment that the manifest names.
@@ -119,16 +119,16 @@ def map_segment(path: Path, dim: int, count: int) -> SegmentData:
             magic, found_dim, listed_bytes, found, begin = _HEADER.unpack(head)
             if magic != _MAGIC or (found_dim, found) != (dim, count):
                 raise damaged(path.name, f"holds {found} vectors of length {found_dim}")
-            numbers = np.frombuffer(file.read(8 * found), "<i8").astype(np.int64)
-            listed = orjson.loads(file.read(listed_bytes))
-            size = os.fstat(file.fileno()).st_size
-            if len(numbers) != found or size != begin + 4 * dim * found:
+            if os.fstat(file.fileno()).st_size != begin + 4 * dim * found:
                 raise damaged(path.name, "is cut short")
+            file.seek(8 * found, os.SEEK_CUR)
+            listed = orjson.loads(file.read(listed_bytes))
             if found:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                numbers: Ids = np.frombuffer(mapped, "<i8", found, _HEADER.size)
                 flat = np.frombuffer(mapped, "<f4", found * dim, begin)
             else:
-                flat = np.empty(0, np.float32)
+                numbers, flat = np.empty(0, np.int64), np.empty(0, np.float32)
     except FileNotFoundError as error:
         raise damaged(path.name, "is missing") from error
     starts = starts_of([rows for _, rows in listed])
