@@ -189,8 +189,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         "do.\n",
         ", ".join(f"{k} {v}" for k, v in result["versions"].items()) + ".\n",
     ]
-    for swept in result["sweeps"].values():
-        parts.append(f"## Engines: {swept['size']:,} × {swept['dim']}\n")
+    if result["sweeps"]:
         parts.append(
             f"The point of the highest rate with recall@10 of at least {RECALL}; all points are in "
             "the JSON. Each engine in a process of its own, one thread a search; p50 and p99 of "
@@ -198,14 +197,17 @@ def as_markdown(result: dict[str, Any]) -> str:
             "`FaissEngine` whole: index, refinement with the full vectors mapped from disk, "
             "merging of results. `FAISS same index` is the bare call on the very index of `ours "
             "auto`, without the refinement. All bytes are a vector: `index` as our engine tells it "
-            "(codes, lists, numbers), `gained` what the process or server gained by opening and "
+            "(of a scan, the vectors), `gained` what the process or server gained by opening and "
             "searching, mapped files with it (of ours without the full vectors, which need not be "
             "in memory); about 15 MB of that are buffers of any process.\n"
         )
+    for swept in result["sweeps"].values():
+        parts.append(f"## Engines: {swept['size']:,} × {swept['dim']}\n")
         parts.append(_sweep(swept))
         versions = [f"{n} {e['version']}" for n, e in swept["engines"].items() if e.get("version")]
         abouts = [f"{n}: {e['about']}" for n, e in swept["engines"].items() if n in PEERS]
-        parts.append("; ".join([*abouts, *versions]) + ".\n")
+        if abouts:
+            parts.append("; ".join([*abouts, *versions]) + ".\n")
         known = {n for other in result["sweeps"].values() for n in other["engines"]}
         missing = sorted(known - {*swept["engines"], *swept["left_out"]})
         if missing:
