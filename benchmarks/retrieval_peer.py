@@ -268,13 +268,13 @@ def latencies(search: Search, queries: Any, seconds: float) -> tuple[list[float]
 
 
 def rate(search: Search, queries: Any, seconds: float, clients: int = CLIENTS) -> float:
-    """Searches a second of ``clients`` that each wait for their answer."""
+    """Searches a second of ``clients`` that each wait for their answer, one each at least."""
     done = [0] * clients
     ends = time.perf_counter() + seconds
 
     def client(place: int) -> None:
         n = place
-        while time.perf_counter() < ends:
+        while not done[place] or time.perf_counter() < ends:
             search(queries[n % len(queries)])
             n += clients
             done[place] += 1
