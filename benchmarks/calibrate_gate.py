@@ -1,4 +1,4 @@
-"""Fits the constants of app/llm/gate.py on the calibration questions.
+"""Fits the constants of app/llm/gate.py on the calibration questions and on judged searches.
 
 Needs a data directory with the sample knowledge base (``make up``) and no gateway running on
 it: ``ostiary down && python -m benchmarks.calibrate_gate``. Prints the constants to copy into
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 
 from app.gateway.call import Call, Principal
-from app.llm.gate import JUDGED, measure, shown
+from app.llm.gate import JUDGED, measure, rare_words, shown
 from app.pools import Pool
 from app.retrieval.collections import VectorStores
 from app.retrieval.embedding import (
@@ -36,7 +36,9 @@ from app.store.models import vector_stores
 from app.up import SAMPLE_STORE
 
 QUESTIONS = Path("app/samples/calibration.jsonl")
-INVENTED = 1.85  # cost of answering what cannot be answered; a needless refusal costs 1
+SEARCHES = Path("app/samples/judged/django.jsonl")  # all can be answered
+INVENTED = 1.0  # cost of answering what cannot be answered; a needless refusal costs 1
+SEARCHED = 0.25  # weight of a judged search: keywords more often than a question
 RIDGE = 1.0
 SEED = 0
 Floats = NDArray[np.float64]
@@ -65,13 +67,14 @@ async def measure_all(questions: list[dict[str, object]]) -> Floats:
     call = Call("calibration", "calibration", "cli", "calibration", principal)
     asked = [str(item["question"]) for item in questions]
     found = [await searches.hits(call, [store_id], question, JUDGED) for question in asked]
+    rare = [rare_words(*await searches.frequencies(call, [store_id], q)) for q in asked]
     chosen = np.random.default_rng(SEED)
     rows = []
-    for question, hits in zip(asked, found, strict=True):
-        whole, scores = measure(scorer, question, hits)
+    for question, hits, words in zip(asked, found, rare, strict=True):
+        whole, scores = measure(scorer, question, hits, words)
         others = [found[i][0] for i in chosen.integers(len(found), size=2)]
         small = near(embedder, question, [hits[int(scores.argmax())], *others])
-        rows.append((whole, measure(scorer, question, small)[0]))
+        rows.append((whole, measure(scorer, question, small, set())[0]))
     await stores.close()
     await db.close()
     pool.close()
@@ -85,19 +88,22 @@ def near(embedder: OnnxEmbedder, question: str, hits: list[Hit]) -> list[Hit]:
     return [replace(h, dense=float(c)) for h, c in zip(hits, cosines, strict=True)]
 
 
-def fit(x: Floats, y: Floats) -> Floats:
+def fit(x: Floats, y: Floats, counts: Floats) -> Floats:
     """Ridge logistic regression with balanced classes by Newton's method.
 
     Args:
         x: array of shape (n, d).
         y: array of shape (n,), 1 for answerable.
+        counts: array of shape (n,), what each row counts.
 
     Returns:
         Array of shape (d + 1,): the weights of the raw features, then the bias.
     """
     mean, spread = x.mean(0), x.std(0)
     z = np.c_[(x - mean) / spread, np.ones(len(x))]
-    weight = np.where(y > 0, 0.5 / y.mean(), INVENTED * 0.5 / (1 - y.mean()))
+    answerable = np.average(y, weights=counts)
+    balance = np.where(y > 0, 0.5 / answerable, INVENTED * 0.5 / (1 - answerable))
+    weight = counts * balance
     ridge = np.diag([RIDGE] * x.shape[1] + [0.0])
     w = np.zeros(z.shape[1])
     for _ in range(50):
@@ -108,9 +114,9 @@ def fit(x: Floats, y: Floats) -> Floats:
     return raw
 
 
-def fit_both(x: Floats, y: Floats) -> Floats:
+def fit_both(x: Floats, y: Floats, counts: Floats) -> Floats:
     """Fit on the whole and the small collection alike; x of shape (n, 2, d)."""
-    return fit(x.reshape(-1, x.shape[-1]), np.repeat(y, 2))
+    return fit(x.reshape(-1, x.shape[-1]), np.repeat(y, 2), np.repeat(counts, 2))
 
 
 def predict(w: Floats, x: Floats) -> Floats:
@@ -123,24 +129,34 @@ def main() -> None:
     """Measure, fit, and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--questions", type=Path, default=QUESTIONS)
+    parser.add_argument("--searches", type=Path, default=SEARCHES)
     given = parser.parse_args()
-    questions = [json.loads(line) for line in given.questions.read_text().splitlines()]
-    y = np.array([float(q["answerable"]) for q in questions])
-    x = asyncio.run(measure_all(questions))
-    each = range(len(y))
+    asked = [json.loads(line) for line in given.questions.read_text().splitlines()]
+    judged = [json.loads(line) for line in given.searches.read_text().splitlines()]
+    y = np.array([float(q.get("answerable", True)) for q in [*asked, *judged]])
+    counts = np.repeat([1.0, SEARCHED], [len(asked), len(judged)])
+    x = asyncio.run(measure_all([*asked, *judged]))
     left_out = np.array(
-        [predict(fit_both(np.delete(x, i, 0), np.delete(y, i)), x[i]) for i in each]
+        [
+            predict(fit_both(*(np.delete(values, i, 0) for values in (x, y, counts))), x[i])
+            for i in range(len(y))
+        ]
     )
-    w = fit_both(x, y)
+    w = fit_both(x, y, counts)
     print("WEIGHTS =", tuple(round(float(v), 3) for v in w[:-1]))
     print("BIAS =", round(float(w[-1]), 3))
+    no, yes, searched = (
+        (y == 0) & (counts == 1),
+        (y > 0) & (counts == 1),
+        counts < 1,
+    )
     for threshold in (0.3, 0.4, 0.5, 0.6, 0.7):
         for size, p in zip(("whole", "small"), left_out.T, strict=True):
-            refused = int(((p < threshold) & (y > 0)).sum())
-            declined = int(((p < threshold) & (y == 0)).sum())
+            below = p < threshold
             print(
-                f"{size} collection, threshold {threshold}: {declined} of {int((y == 0).sum())} "
-                f"unanswerable declined, {refused} of {int(y.sum())} answerable refused"
+                f"{size} collection, threshold {threshold}: {(below & no).sum()} of {no.sum()} "
+                f"unanswerable declined; refused: {(below & yes).sum()} of {yes.sum()} answerable "
+                f"questions, {(below & searched).sum()} of {searched.sum()} searches"
             )
 
 

@@ -11,7 +11,15 @@ from typing import Any
 from app.gateway.call import Call
 from app.guardrails.service import Guardrails
 from app.llm.citations import Citation, cite, exact
-from app.llm.gate import Grounds, Scorer, best_sentences, judge, relevance_of, shown
+from app.llm.gate import (
+    Grounds,
+    Scorer,
+    best_sentences,
+    judge,
+    rare_words,
+    relevance_of,
+    shown,
+)
 from app.llm.router import Router
 from app.llm.sentences import is_prose, terms
 from app.llm.upstream import delta_text
@@ -95,7 +103,8 @@ class Answers:
         hits = [
             replace(h, passage=replace(h.passage, text=t)) for h, t in zip(hits, texts, strict=True)
         ]
-        grounds = await self._pool.run(judge, self._scorer, question, hits, self._threshold)
+        rare = rare_words(*await self._searches.frequencies(call, store_ids, question))
+        grounds = await self._pool.run(judge, self._scorer, question, hits, rare, self._threshold)
         call.lineage["passages"] = [p.id for p in grounds.passages]
         call.features["relevance"] = grounds.relevance
         call.features["refusal"] = 0.0 if grounds.answerable else 1.0

@@ -16,13 +16,16 @@ JUDGED = 10  # passages scored by the cross-encoder
 KEPT = 4  # passages given to the model
 BEST_SENTENCES = 24  # parts of passages scored for quoting
 NOT_PROSE = 1.0  # logits that a part in code or a fragment must be better to be quoted
-LOGIT_BOUND = 6.0  # beyond it the cross-encoder is sure, and more says nothing
+# The cross-encoder knows an answer when it sees one, but also doubts what is asked in other words
+# or in keywords: below the least its logit says nothing, and beyond the most it is sure.
+LEAST_LOGIT, MOST_LOGIT = 1.0, 6.0
+RARE = 1500  # a collection hardly knows a word that one passage of so many holds
 
 # Fitted by benchmarks/calibrate_gate.py on app/samples/calibration.jsonl, never on the
-# evaluation questions: a logistic regression that counts an invented answer 1.85 times as
-# bad as a needless refusal, so that the default threshold of 0.5 is where it should be.
-WEIGHTS = (0.309, 7.81, 2.416, -1.746)  # of the four features, in the order of `measure`
-BIAS = -6.922
+# evaluation questions: a logistic regression that counts an answer beside the question as bad
+# as a needless refusal, so that the default threshold of 0.5 is where it should be.
+WEIGHTS = (0.49, 8.026, -3.429, -5.438)  # of the four features, in the order of `measure`
+BIAS = -5.712
 
 
 Features = tuple[float, float, float, float]
@@ -43,51 +46,61 @@ class Grounds:
     answerable: bool
 
 
-def judge(scorer: Scorer, question: str, hits: Sequence[Hit], threshold: float) -> Grounds:
+def rare_words(held: int, frequencies: dict[str, int]) -> set[str]:
+    """The words of a question that a collection hardly knows.
+
+    What a manual cannot answer is often asked in words that it never uses. Of fewer than
+    ``RARE / 2`` passages this says nothing, and no word is rare.
+
+    Args:
+        held: how many passages the collection has.
+        frequencies: how many of them hold each telling word of the question.
+    """
+    return {word for word, passages in frequencies.items() if (passages + 0.5) * RARE <= held}
+
+
+def judge(
+    scorer: Scorer, question: str, hits: Sequence[Hit], rare: set[str], threshold: float
+) -> Grounds:
     """Order the hits by cross-encoder and first-stage score and decide; blocking.
 
-    ``relevance`` is the probability, in 0..1, that the passages answer the question; under
-    ``threshold`` they count as not answering. The first stage keeps a say (one quarter) in
-    the order, because the cross-encoder alone lowered nDCG@10 on Cranfield from 0.417 to
-    0.387.
+    ``rare`` are the :func:`rare_words` of the question. ``relevance`` is the probability, in
+    0..1, that the passages answer the question; under ``threshold`` they count as not
+    answering. The first stage keeps a say (one quarter) in the order, because the
+    cross-encoder alone lowered nDCG@10 on Cranfield from 0.417 to 0.387.
     """
     top = list(hits[:JUDGED])
     if not top:
         return Grounds([], 0.0, False)
-    values, scores = measure(scorer, question, top)
+    values, scores = measure(scorer, question, top, rare)
     ranked = sorted(range(len(top)), key=lambda i: -(0.75 * float(scores[i]) + 0.25 * top[i].score))
     relevance = estimate(values)
     return Grounds([top[i].passage for i in ranked[:KEPT]], relevance, relevance >= threshold)
 
 
 def measure(
-    scorer: Scorer, question: str, hits: Sequence[Hit]
+    scorer: Scorer, question: str, hits: Sequence[Hit], rare: set[str]
 ) -> tuple[Features, NDArray[np.float32]]:
     """What the decision rests on, for at least one hit; blocking.
 
     Returns:
         The features, and how relevant each hit is, float32 array of shape (n,) in 0..1. The
-        features are: the logit of the best relevance, within ±6; the cosine of the nearest
-        hit; the share (0..1) of the question's content words in the most relevant passage; 1
-        when a name in the question stands in no passage, else 0. Each is of one passage, not
-        a mean over several: in a store of three documents the second best is about something
-        else, and a mean refused 56 of 63 answerable questions there.
+        features are: the logit of the best relevance, within 1 to 6; the cosine of the nearest
+        hit; 1 when a name in the question stands in no passage, else 0; the share (0..1) of
+        the question's words that are rare and that the most relevant passage lacks. Each is
+        of one passage, not a mean over several: in a store of three documents the second
+        best is about something else, and a mean refused 56 of 63 answerable questions there.
     """
     texts = [shown(h.passage) for h in hits]
     scores = np.max([scorer.score(part, texts) for part in _readings(question)], axis=0)
     best = float(np.clip(scores.max(), 1e-6, 1 - 1e-6))
-    logit = float(np.clip(np.log(best / (1 - best)), -LOGIT_BOUND, LOGIT_BOUND))
+    logit = float(np.clip(np.log(best / (1 - best)), LEAST_LOGIT, MOST_LOGIT))
     nearest = max((h.dense for h in hits if h.dense is not None), default=0.0)
     found = [terms(t) for t in texts]
-    wanted = terms(question)
     missing = names(question) - set[str]().union(*found)
-    values = (
-        logit,
-        nearest,
-        len(wanted & found[int(scores.argmax())]) / max(1, len(wanted)),
-        float(bool(missing)),
-    )
-    return values, scores
+    strange = terms(" ".join(sorted(rare))) - found[int(scores.argmax())]
+    share = len(strange) / max(1, len(terms(question)))
+    return (logit, nearest, float(bool(missing)), share), scores
 
 
 def _readings(question: str) -> list[str]:

@@ -57,8 +57,8 @@ def new_call() -> Call:
 
 
 def search(scorer: CrossEncoder, question: str = QUESTION) -> Search:
-    found = hits()
-    return Search(question, found, judge(scorer, question, found, 0.5))
+    found = hits(question)
+    return Search(question, found, judge(scorer, question, found, set(), 0.5))
 
 
 async def told(answers: Answers, call: Call, found: Search) -> list[Piece]:
