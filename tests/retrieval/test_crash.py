@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-EVERY = 5  # `python -m tests.retrieval.crash_points FOLDER` looks at each
+EVERY = 7  # `python -m tests.retrieval.crash_points FOLDER` looks at each
 
 
 @pytest.mark.slow
