@@ -25,7 +25,8 @@ from tests.api.test_bad_input import multipart, refused, send
 from tests.conftest import Gateway, create_database, drop_database, wait_for
 from tests.gateway.test_oidc import AUDIENCE, ISSUER, Issuer
 
-SECRET_NAME, SECRET_FACT = "minutes-of-the-board.md", "7731 crowns"
+# No digits: latencies and counts in replies have them all sooner or later.
+SECRET_NAME, SECRET_FACT = "minutes-of-the-board.md", "ninetyfold crowns"
 SECRET = f"# Minutes\n\nThe budget of the harbour festival is {SECRET_FACT} in the next year.\n"
 OPEN = "# Lamps\n\nThe lamps of the harbour are lit at dusk and put out at dawn.\n"
 ASKED = "What is the budget of the harbour festival?"
