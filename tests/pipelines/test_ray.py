@@ -31,7 +31,11 @@ def cluster() -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     store = {"num_cpus": 1, "object_store_memory": 100 << 20}
-    made = Cluster(initialize_head=True, head_node_args={**store, "include_dashboard": False})
+    head = {**store, "include_dashboard": False}
+    try:
+        made = Cluster(initialize_head=True, head_node_args=head)
+    except Exception:  # Ray's own type. It gives a node 30 s, too few when all is cold on disk
+        made = Cluster(initialize_head=True, head_node_args=head)
     made.add_node(**store)
     made.wait_for_nodes()
     yield made.address
