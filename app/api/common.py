@@ -9,6 +9,7 @@ from fastapi import Path, Query
 from pydantic import BaseModel, Field
 
 from app.errors import BadRequest
+from app.gateway.acting import LONGEST_NAME
 
 
 class ErrorDetail(BaseModel):
@@ -62,7 +63,7 @@ AccessName = Annotated[
     str,
     Field(
         min_length=1,
-        max_length=256,
+        max_length=LONGEST_NAME,
         # no control characters, no blanks at the ends
         pattern=r"^[^\x00-\x20\x7f]([^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?$",
         description="A user or group, exactly as tokens and keys name it.",

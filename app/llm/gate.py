@@ -98,7 +98,7 @@ def measure(
     nearest = max((h.dense for h in hits if h.dense is not None), default=0.0)
     found = [terms(t) for t in texts]
     missing = names(question) - set[str]().union(*found)
-    strange = terms(" ".join(sorted(rare))) - found[int(scores.argmax())]
+    strange = terms(" ".join(rare)) - found[int(scores.argmax())]
     share = len(strange) / max(1, len(terms(question)))
     return (logit, nearest, float(bool(missing)), share), scores
 

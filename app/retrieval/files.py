@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import IO, Any
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import RowMapping, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import BadRequest, Conflict, NotFound, TooLarge
@@ -123,12 +123,11 @@ class FileService:
 
     async def get(self, call: Call, file_id: str) -> File:
         """Raises NotFound as :meth:`row` does, and for a file that the caller may not see."""
-        file = await self.row(call.tenant_id, file_id)
         async with self._db.read() as connection:
-            about = {"id": file.id, "owner": file.owner}
-            if not await visible_files(connection, call.principal, [about]):
+            found = await _row(connection, call.tenant_id, file_id)
+            if not await visible_files(connection, call.principal, [found]):
                 raise NotFound("file", file_id)
-        return file
+        return File(**found)
 
     async def row(self, tenant_id: str, file_id: str) -> File:
         """A file, whoever may see it: for work, not for callers.
@@ -136,14 +135,8 @@ class FileService:
         Raises:
             NotFound: an unknown or deleted id, or another tenant's.
         """
-        query = select(files).where(
-            files.c.id == file_id, files.c.tenant_id == tenant_id, files.c.deleted_at.is_(None)
-        )
         async with self._db.read() as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
-        if row is None:
-            raise NotFound("file", file_id)
-        return File(**row)
+            return File(**await _row(connection, tenant_id, file_id))
 
     async def page(
         self,
@@ -223,6 +216,16 @@ class FileService:
         )
         async with self._db.read() as connection:
             return int((await connection.execute(query)).scalar_one())
+
+
+async def _row(connection: AsyncConnection, tenant_id: str, file_id: str) -> RowMapping:
+    query = select(files).where(
+        files.c.id == file_id, files.c.tenant_id == tenant_id, files.c.deleted_at.is_(None)
+    )
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        raise NotFound("file", file_id)
+    return row
 
 
 def _upload_key(call: Call, key: str) -> str:
