@@ -145,11 +145,8 @@ def main() -> None:
     w = fit_both(x, y, counts)
     print("WEIGHTS =", tuple(round(float(v), 3) for v in w[:-1]))
     print("BIAS =", round(float(w[-1]), 3))
-    no, yes, searched = (
-        (y == 0) & (counts == 1),
-        (y > 0) & (counts == 1),
-        counts < 1,
-    )
+    searched = np.arange(len(y)) >= len(asked)
+    no, yes = (y == 0) & ~searched, (y > 0) & ~searched
     for threshold in (0.3, 0.4, 0.5, 0.6, 0.7):
         for size, p in zip(("whole", "small"), left_out.T, strict=True):
             below = p < threshold

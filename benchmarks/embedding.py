@@ -418,9 +418,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--short", action="store_true")
     result = run(SHORT if parser.parse_args().short else Plan())
-    rig.write_json("embedding", result)
     text = as_markdown(result)
-    (rig.RESULTS / "embedding.md").write_text(text)
+    rig.write_result("embedding", result, text)
     print(text)
 
 

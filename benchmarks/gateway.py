@@ -152,9 +152,8 @@ def main() -> None:
     plan = Plan(**{**base, **{k: v for k, v in own.items() if v is not None}})
     result = run(plan, (given.only,) if given.only else ("calls", "streams"))
     name = f"gateway-{given.only}" if given.only else "gateway"
-    rig.write_json(name, result)
     table = report.as_markdown(result)
-    (rig.RESULTS / f"{name}.md").write_text(table)
+    rig.write_result(name, result, table)
     if "calls" in result:
         report.plot_calls(result, rig.RESULTS / f"{name}.png")
     print(table)

@@ -21,7 +21,7 @@ from benchmarks.retrieval_peers import at_recall
 from benchmarks.retrieval_report import verdicts
 
 
-def _of_gateway(goal: str, result: dict[str, Any], peers: dict[str, Any], runs: int) -> Any:
+def _summed_up(goal: str, result: dict[str, Any], peers: dict[str, Any], runs: int) -> Any:
     judged = [v for v in result["verdicts"] if v["goal"] == goal]
     return {
         "goal": goal,
@@ -49,7 +49,7 @@ def latency(short: bool) -> dict[str, Any]:
         }
         for name, by_clients in result["calls"].items()
     }
-    found: dict[str, Any] = _of_gateway("G2", result, peers, plan.rounds)
+    found: dict[str, Any] = _summed_up("G2", result, peers, plan.rounds)
     return found
 
 
@@ -65,7 +65,7 @@ def streams(short: bool) -> dict[str, Any]:
             key = f"first_token_added_p50_ms, {shape}"
             peers[name][key] = by_target["targets"][name]["added_p50_ms"]
     runs = min(plan.rounds, plan.open_rounds)
-    judged: dict[str, Any] = _of_gateway("G3", result, peers, runs)
+    judged: dict[str, Any] = _summed_up("G3", result, peers, runs)
     return judged
 
 
@@ -151,7 +151,7 @@ def _of_retrieval(goal: str, short: bool, parts: tuple[str, ...]) -> dict[str, A
     for served in result["gateway"].values():
         peers |= served["latency"]
     judged = {**result, "verdicts": verdicts(result)}
-    found: dict[str, Any] = _of_gateway(goal, judged, peers, ROUNDS)
+    found: dict[str, Any] = _summed_up(goal, judged, peers, ROUNDS)
     return {**found, "holds": found["holds"] and not missing}
 
 

@@ -200,9 +200,8 @@ def main() -> None:
     parser.add_argument("--samples", type=Path, help="folder that has or gets the pages")
     asked = parser.parse_args()
     result = run(asked.passages, asked.rounds, asked.samples)
-    rig.write_json("pipeline", result)
     text = as_markdown(result)
-    (rig.RESULTS / "pipeline.md").write_text(text)
+    rig.write_result("pipeline", result, text)
     print(text)
 
 

@@ -279,9 +279,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 def write(result: dict[str, Any]) -> str:
     """Keep the result as JSON, Markdown and plot; returns the Markdown."""
-    rig.write_json("quality", result)
     text = as_markdown(result)
-    (rig.RESULTS / "quality.md").write_text(text)
+    rig.write_result("quality", result, text)
     if result["sets"]:
         plot(result, rig.RESULTS / "quality.png")
     return text

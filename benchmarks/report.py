@@ -66,7 +66,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         )
         parts.append(_open(opened))
     parts.append("## Against the targets\n")
-    parts.append(_verdicts(result["verdicts"]))
+    parts.append(verdict_table(result["verdicts"]))
     return "\n".join(parts)
 
 
@@ -103,7 +103,8 @@ def _open(opened: dict[str, Any]) -> str:
     return table(head, rows)
 
 
-def _verdicts(verdicts: Sequence[dict[str, Any]]) -> str:
+def verdict_table(verdicts: Sequence[dict[str, Any]]) -> str:
+    """Figures against their targets; of ``verdict.Target.as_dict``."""
     rows = [
         [
             f"{v['goal']}: {v['what']}",

@@ -122,9 +122,8 @@ def run(
 
 def write(result: dict[str, Any]) -> str:
     """Keep the result as JSON, Markdown and plot; returns the Markdown."""
-    rig.write_json("retrieval", result)
     text = as_markdown(result)
-    (rig.RESULTS / "retrieval.md").write_text(text)
+    rig.write_result("retrieval", result, text)
     if result["sweeps"]:
         plot(result, rig.RESULTS / "retrieval.svg")
     return text

@@ -21,6 +21,7 @@ import numpy as np
 from app.retrieval.engines.faiss import FaissEngine
 from benchmarks import retrieval_data as data
 from benchmarks import retrieval_peer as peer
+from benchmarks import retrieval_sweep as sweep
 from benchmarks import rig
 from benchmarks.retrieval_store import Filled, Source, source
 from tests.retrieval.stores import House, made_call
@@ -113,15 +114,15 @@ async def _store(folder: Path, levels: Sequence[int]) -> dict[str, Any]:
     return {"flat": found, "beside": beside}
 
 
-def filtered(folder: Path, count: int, dim: int, a_file: int = 50) -> list[dict[str, Any]]:
+def filtered(folder: Path, count: int, dim: int) -> list[dict[str, Any]]:
     """Recall and latency of our default recipe when files chosen at random pass a filter."""
     base = np.load(data.prepared(count, dim) / "base.npy", mmap_mode="r")
     queries = np.load(data.prepared(count, dim) / "queries.npy")
     engine = FaissEngine(str(folder), dim)
-    sizes = [(f"f{n}", min(a_file, count - s)) for n, s in enumerate(range(0, count, a_file))]
+    sizes = sweep.files_of(count)
     engine.publish(engine.write_many(sizes, np.arange(count), base))
     rng, found = np.random.default_rng(SEED), []
-    owner = np.arange(count) // a_file
+    owner = np.arange(count) // sweep.A_FILE
     for share in SELECTIVITY:
         chosen = rng.permutation(len(sizes))[: max(1, round(share * len(sizes)))]
         files = None if share == 1 else {f"f{n}" for n in chosen.tolist()}

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import table
+from benchmarks.report import table, verdict_table
 from benchmarks.retrieval_peers import PEERS, at_recall
+from benchmarks.verdict import Target
 
 RECALL = 0.95
 ADDED_MS, LITE_TIMES, SERVER_TIMES = 1.5, 5.0, 1.0  # G5
@@ -37,36 +38,27 @@ STYLES = {
 
 def verdicts(result: dict[str, Any]) -> list[dict[str, Any]]:
     """G5 to G7 held against what was measured; a part without figures is left out."""
-    found: list[dict[str, Any]] = []
+    found: list[Target] = []
 
-    def judge(goal: str, what: str, value: float, bound: str, target: float, unit: str) -> None:
-        holds = value <= target if bound == "≤" else value >= target
-        found.append(
-            {
-                "goal": goal,
-                "what": what,
-                "value": round(value, 3),
-                "target": target,
-                "bound": f"{bound} {target:g}",
-                "unit": unit,
-                "holds": holds,
-            }
-        )
+    def judge(
+        goal: str, what: str, value: float, target: float, unit: str, *, at_least: bool = False
+    ) -> None:
+        found.append(Target(goal, what, round(value, 3), target, unit, at_least))
 
     for served in result["gateway"].values():
         latency, of = served["latency"], f"{served['passages']:,} passages"
-        judge("G5", f"added to the bare FAISS call, {of}", served["added_ms"], "≤", ADDED_MS, "ms")
+        judge("G5", f"added to the bare FAISS call, {of}", served["added_ms"], ADDED_MS, "ms")
         hybrid = latency["call, hybrid"]
-        judge("G6", f"hybrid call p50, {of}", hybrid["p50_ms"], "≤", HYBRID_P50_MS, "ms")
-        judge("G6", f"hybrid call p99, {of}", hybrid["p99_ms"], "≤", HYBRID_P99_MS, "ms")
+        judge("G6", f"hybrid call p50, {of}", hybrid["p50_ms"], HYBRID_P50_MS, "ms")
+        judge("G6", f"hybrid call p99, {of}", hybrid["p99_ms"], HYBRID_P99_MS, "ms")
         reranked = latency["call, hybrid and rerank"]["p50_ms"]
-        judge("G6", f"reranked call p50, {of}", reranked, "≤", RERANKED_P50_MS, "ms")
+        judge("G6", f"reranked call p50, {of}", reranked, RERANKED_P50_MS, "ms")
         recall = served["recall"]
         what = f"index at recall {recall:g} on held-out vectors, {of}"
-        judge("G7", what, served["index_bytes_a_vector"], "≤", BYTES, "B a vector")
-        judge("restart", f"process start to ready, {of}", served["ready_s"], "≤", READY_S, "s")
+        judge("G7", what, served["index_bytes_a_vector"], BYTES, "B a vector")
+        judge("restart", f"process start to ready, {of}", served["ready_s"], READY_S, "s")
         opened = served["first_search_s"]
-        judge("restart", f"store opened, verified, searched, {of}", opened, "≤", READY_S, "s")
+        judge("restart", f"store opened, verified, searched, {of}", opened, READY_S, "s")
     for swept in result["sweeps"].values():
         engines = swept["engines"]
         best = {name: at_recall(e["points"], RECALL) for name, e in engines.items()}
@@ -78,12 +70,12 @@ def verdicts(result: dict[str, Any]) -> list[dict[str, Any]]:
             theirs = best.get(peer)
             if theirs is not None:
                 ratio = ours["qps"] / theirs["qps"]
-                judge("G5", f"searches/s over {peer}, {size}", ratio, "≥", times, "×")
+                judge("G5", f"searches/s over {peer}, {size}", ratio, times, "×", at_least=True)
         held = engines[OURS].get("memory_bytes")
         if held:
             what = f"index at recall {ours['recall']:g}, {size}"
-            judge("G7", what, held / swept["size"], "≤", BYTES, "B a vector")
-    return found
+            judge("G7", what, held / swept["size"], BYTES, "B a vector")
+    return [t.as_dict() for t in found]
 
 
 def _sweep(swept: dict[str, Any]) -> str:
@@ -237,16 +229,8 @@ def as_markdown(result: dict[str, Any]) -> str:
             "windows of the Django manual, vectors its passages' moved "
             "(`benchmarks/retrieval_store.py`).\n"
         )
-    rows = [
-        [f"{v['goal']}: {v['what']}", v["value"], v["bound"] + " " + v["unit"], _yes(v["holds"])]
-        for v in verdicts(result)
-    ]
-    parts += ["## Against the goals\n", table(["figure", "measured", "goal", "holds"], rows)]
+    parts += ["## Against the goals\n", verdict_table(verdicts(result))]
     return "\n".join(parts)
-
-
-def _yes(holds: bool) -> str:
-    return "yes" if holds else "**no**"
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

@@ -27,6 +27,11 @@ BARE = ("Flat", "HNSW16,Flat", "IVF{lists},Flat")
 A_FILE = 50  # rows of one file in our segments
 
 
+def files_of(count: int) -> list[tuple[str, int]]:
+    """``count`` rows as files of ``A_FILE``: each one's name and rows."""
+    return [(f"f{n}", min(A_FILE, count - s)) for n, s in enumerate(range(0, count, A_FILE))]
+
+
 class Ours:
     """FaissEngine with one recipe: the index, then the full vectors from disk."""
 
@@ -39,11 +44,7 @@ class Ours:
 
     def build(self, base: Any, folder: Path) -> None:
         engine = FaissEngine(str(folder), base.shape[1], recipe=self._recipe)
-        files = [
-            (f"f{n}", min(A_FILE, len(base) - start))
-            for n, start in enumerate(range(0, len(base), A_FILE))
-        ]
-        info = engine.write_many(files, np.arange(len(base)), base)
+        info = engine.write_many(files_of(len(base)), np.arange(len(base)), base)
         (folder / "info.json").write_text(json.dumps(asdict(info)))
 
     def open(self, folder: Path) -> None:

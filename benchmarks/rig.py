@@ -250,6 +250,12 @@ def write_json(name: str, value: Any) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(value, indent=2) + "\n")
 
 
+def write_result(name: str, value: Any, markdown: str) -> None:
+    """Keep a result and its tables in ``benchmarks/results``."""
+    write_json(name, value)
+    (RESULTS / f"{name}.md").write_text(markdown)
+
+
 def in_scratch(work: Callable[[Path], Any]) -> Any:
     """Do ``work`` in a folder of its own that is removed afterwards."""
     import tempfile

@@ -84,9 +84,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=RUNS)
     result = run(parser.parse_args().runs)
-    rig.write_json("start", result)
     text = as_markdown(result)
-    (rig.RESULTS / "start.md").write_text(text)
+    rig.write_result("start", result, text)
     print(text)
 
 
