@@ -14,6 +14,7 @@ from app.errors import Forbidden
 from app.gateway.acting import IMPERSONATE, MOST_GROUPS
 from app.gateway.call import DEFAULT_TENANT, SEES_ALL, Call
 from app.gateway.corridor import GovernedRoute, Scope
+from app.gateway.scopes import require_known
 
 if TYPE_CHECKING:
     from app.gateway.identity import ApiKey, Identity, Tenant
@@ -166,6 +167,7 @@ async def create_key(request: Request, call: Admin, body: KeyBody) -> NewKeyObje
     tenant_id = body.tenant_id or call.tenant_id
     if _reach(call) not in (None, tenant_id):
         raise Forbidden("Keys of another tenant are made by the platform's administrators.")
+    require_known(body.scopes)
     _require_scopes(call, body.scopes)
     _require_sight(call, body.user, body.groups)
     row, secret = await _identity(request).create_key(

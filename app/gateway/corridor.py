@@ -19,6 +19,7 @@ from app.errors import BadRequest, Forbidden, OstiaryError, TooLarge, Unavailabl
 from app.gateway.acting import acting_for
 from app.gateway.body import Receive
 from app.gateway.call import Call, Direction, Principal, Usage
+from app.gateway.scopes import SCOPES
 from app.ids import new_id
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Scope:
     def __init__(
         self, name: str, *, screens: tuple[Direction, ...] = (), upload: bool = False
     ) -> None:
+        if name not in SCOPES:
+            raise TypeError(f"app/gateway/scopes.py does not know the scope {name!r}")
         self.name = name
         self.screens = frozenset(screens)
         self.upload = upload

@@ -18,6 +18,7 @@ from app.gateway.corridor import Corridor
 from app.gateway.idempotency import Idempotency
 from app.gateway.identity import Identity
 from app.gateway.limits import Limits, MemoryCounters, spent_since
+from app.gateway.scopes import SCOPES
 from app.main import _on_ostiary_error, _on_validation_error
 from app.monitoring.audit import AuditLog
 from app.monitoring.cost import Prices
@@ -194,6 +195,22 @@ async def test_nobody_can_get_rights_that_he_lacks(door: Door) -> None:
 async def test_a_bad_key_request_is_told_so(door: Door, body: Any) -> None:
     status, error = await door.call("POST", KEYS, body)
     assert status == 400 and error["error"]["request_id"]
+
+
+async def test_a_scope_that_would_open_nothing_is_refused(door: Door) -> None:
+    for scope, meant in (("search", "vector_stores:search"), ("chat:wirte", "chat:write")):
+        status, error = await door.call("POST", KEYS, {"name": "k", "scopes": ["admin", scope]})
+        assert (status, error["error"]["code"]) == (400, "unknown_scope")
+        assert scope in error["error"]["message"] and meant in error["error"]["message"]
+    assert len(await door.identity.list_keys(None)) == 1
+    for scope in (*SCOPES, "chat:*", "access:*", "*"):
+        assert (await door.call("POST", KEYS, {"name": "k", "scopes": [scope]}))[0] == 201
+
+
+async def test_a_key_of_a_scope_that_is_gone_can_still_be_rotated(door: Door) -> None:
+    old, _ = await door.key(DEFAULT_TENANT, "of_yesterday:write", "admin")
+    status, new = await door.call("POST", f"{KEYS}/{old}/rotate", {})
+    assert status == 201 and new["scopes"] == ["of_yesterday:write", "admin"]
 
 
 async def test_unknown_ids_are_not_found(door: Door) -> None:

@@ -1,0 +1,52 @@
+"""Every scope that a key can have, and what it allows."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from app.errors import BadRequest
+from app.gateway.acting import IMPERSONATE
+from app.gateway.call import SEES_ALL
+
+SCOPES = {
+    "chat:write": "chat completions",
+    "responses:write": "responses, deleting kept ones, asking on the page",
+    "responses:read": "reading kept responses",
+    "embeddings:write": "embeddings",
+    "models:read": "listing models",
+    "files:read": "listing, describing and downloading files",
+    "files:write": "uploading and deleting files",
+    "vector_stores:read": "stores, their files and the text of their files; the page",
+    "vector_stores:write": "making, changing, filling and deleting stores",
+    "vector_stores:search": "searching stores",
+    "jobs:read": "the state of jobs",
+    "jobs:write": "cancelling jobs",
+    "guardrails:use": "finding and replacing personal data as a service",
+    "guardrails:read": "the policy in force",
+    "monitoring:read": "usage and drift",
+    "audit:read": "the audit log of the tenant",
+    "admin": "the keys of the own tenant",
+    "admin:platform": "tenants, and the keys of all tenants; in the default tenant only",
+    SEES_ALL: "no access list binds the key; of no route",
+    IMPERSONATE: "naming whom a call is for; of no route",
+}
+_GIVEN = {"*", *SCOPES, *(f"{name.partition(':')[0]}:*" for name in SCOPES)}
+
+
+def require_known(scopes: Iterable[str]) -> None:
+    """Refuse a scope that would open nothing.
+
+    Raises:
+        BadRequest: there is no such scope.
+    """
+    for scope in scopes:
+        if scope not in _GIVEN:
+            near = difflib.get_close_matches(scope, sorted(_GIVEN), 3, 0.5)
+            near += [name for name in sorted(_GIVEN) if scope in name.split(":")]
+            hint = f" Did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+            raise BadRequest(
+                f"There is no scope '{scope}'.{hint} docs/identity.md lists them all.",
+                code="unknown_scope",
+                param="scopes",
+            )
