@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.llm.sentences import codes, names, support, terms, windows
+from app.llm.sentences import codes, contradicts, names, support, terms, windows
 from app.retrieval.types import Passage
 
 SUPPORTED = 0.65  # share of a sentence's content words that the quoted words must have
+FEW_WORDS = 3  # so short a sentence says something else if one of its words is missing
 QUOTE_CHARS = 400
 
 
@@ -24,9 +25,11 @@ def cite(sentence: str, passages: Sequence[Passage]) -> Citation | None:
     """Return the words that best bear out ``sentence``, or None when none do.
 
     One or two neighbouring sentences of one passage, read under its section's title, must
-    hold ``SUPPORTED`` of the sentence's content words and every number and identifier in it,
-    and the passage must hold every name: words picked from all over a page bear out anything.
+    hold ``SUPPORTED`` of the sentence's content words (all, of a sentence of ``FEW_WORDS``) and
+    every number and identifier in it, and must not deny it; and the passage must hold every
+    name: words picked from all over a page bear out anything.
     """
+    least = 1.0 if len(terms(sentence)) <= FEW_WORDS else SUPPORTED
     best: Citation | None = None
     best_rank = 0.0
     for passage in passages:
@@ -39,7 +42,7 @@ def cite(sentence: str, passages: Sequence[Passage]) -> Citation | None:
             share = support(sentence, f"{title}\n{window}")
             # of two that bear it out alike, the one that says less beside
             rank = share + 0.2 * support(sentence, window) - len(window) / 20_000
-            if share >= SUPPORTED and rank > best_rank:
+            if share >= least and rank > best_rank and not contradicts(sentence, window):
                 best, best_rank = Citation(passage, exact(window[:QUOTE_CHARS], passage.text)), rank
     return best
 

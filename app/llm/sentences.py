@@ -9,6 +9,11 @@ _END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[A-Z\"'(`<\d])|\n{2,}|\n(?=[-*•\d
 _WORD = re.compile(r"[A-Za-z_][\w.'-]*|\d[\d.,]*")
 _WORD_OR_END = re.compile(rf"{_WORD.pattern}|[.?!]")
 _CODE = re.compile(r"[_\d]|[a-z][A-Z]|^[A-Z]{2,}")  # SESSION_URL, 5.2, DynamoDB, SSH
+_NOT = re.compile(
+    r"\b(?:no|not(?!\s+(?:only|just))|never|cannot|without|neither|nor|nope)\b(?!-)|n['’]t\b", re.I
+)
+_CONDITION = re.compile(r"\b(?:if|unless|when|whether|where)\b[^,;:]*$", re.I)
+DENIED_WORDS = 3  # that a negation is taken to reach over, or further to a first content word
 _STOP = frozenset(
     """
     a about above after again all also am an and any are as at be because been before being
@@ -98,6 +103,26 @@ def support(claim: str, source: str) -> float:
         return 0.0
     wanted = terms(claim)
     return len(wanted & terms(source)) / len(wanted) if wanted else 0.0
+
+
+def contradicts(claim: str, source: str) -> bool:
+    """Whether one of the two denies what the other says; blind to all but plain negations.
+
+    A claim that denies needs a source that denies. A claim that does not may not hold all that
+    a negation of the source reaches over, unless that stands in a condition.
+    """
+    if _NOT.search(claim):
+        return _NOT.search(source) is None
+    said = terms(claim)
+    for start, end in spans(source):
+        sentence = source[start:end]
+        for match in _NOT.finditer(sentence):
+            words = sentence[match.end() :].split()[: 2 * DENIED_WORDS]
+            near = terms(" ".join(words[:DENIED_WORDS]))
+            denied = near or next(filter(None, map(terms, words)), set[str]())
+            if denied and denied <= said and not _CONDITION.search(sentence[: match.start()]):
+                return True
+    return False
 
 
 def is_prose(sentence: str) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from app.llm.citations import cite
-from app.llm.sentences import is_prose, names, spans, windows
+from app.llm.sentences import contradicts, is_prose, names, spans, windows
 from app.retrieval.types import Passage
 
 TEXT = (
@@ -37,6 +39,51 @@ def test_words_from_different_places_do_not_bear_out_a_sentence() -> None:
 
 def test_a_name_that_the_passage_lacks_has_no_citation() -> None:
     assert cite("The age of session cookies in Redis is 2 weeks.", [passage()]) is None
+
+
+@pytest.mark.parametrize(
+    ("claim", "source"),
+    [
+        ("Use the development server in production.", "Do not use the development server."),
+        (
+            "The server should be used in production.",
+            "The development server should not be used in production.",
+        ),
+        ("You cannot change the age of cookies.", "You can change the age of cookies."),
+        ("Cookies never expire.", "Cookies expire after two weeks."),
+        ("The cache is cleared.", "The cache isn't cleared by this command."),
+    ],
+)
+def test_a_sentence_that_denies_the_passage_has_no_citation(claim: str, source: str) -> None:
+    assert contradicts(claim, source)
+    assert cite(claim, [passage(source, section=None)]) is None
+
+
+@pytest.mark.parametrize(
+    ("claim", "source"),
+    [
+        (
+            "You must never use the development server in production.",
+            "Don't use the development server in a production setting.",
+        ),
+        (
+            "Entries stay 300 seconds in the cache.",
+            "If you don't set a timeout, entries stay 300 seconds in the cache.",
+        ),
+        ("It purges sessions and the cache.", "It purges not only sessions but also the cache."),
+        ("Cookies expire after two weeks.", "Cookies expire after two weeks. Keys do not."),
+        ("Send a no-cache header.", "To stop it, send a no-cache header."),
+    ],
+)
+def test_a_negation_of_something_else_denies_nothing(claim: str, source: str) -> None:
+    assert not contradicts(claim, source)
+    assert cite(claim, [passage(source, section=None)]) is not None
+
+
+def test_a_short_sentence_is_borne_out_as_a_whole() -> None:
+    source = "Nope. If you use another database library, you won't get Django's admin site."
+    claim = "No, you cannot use Django without a database."
+    assert cite(claim, [passage(source, section=None)]) is None
 
 
 def test_sentences_and_windows_are_exact_parts() -> None:
