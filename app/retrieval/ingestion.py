@@ -25,7 +25,7 @@ from app.retrieval.embedding import Embedder
 from app.retrieval.files import FileService
 from app.retrieval.index import BuildChanged, NewPassage
 from app.retrieval.parsing import DocumentError, parse
-from app.retrieval.store_files import StoreFiles
+from app.retrieval.store_files import StoreFile, StoreFiles
 from app.retrieval.types import embedded_text
 from app.store.jobs import FINAL, Job, Jobs
 
@@ -65,6 +65,17 @@ class Ingestion:
     ) -> None:
         args = {"store_id": store_id, "file_id": file_id, "subject": subject}
         await self._jobs.submit(tenant_id, KIND, args, job_id)
+
+    async def ingest(self, tenant_id: str, subject: str, entry: StoreFile) -> None:
+        """Do at once, within another job, what the job of an attached file would do.
+
+        The same file again goes on where it was cut, as the steps of its own job would.
+        """
+        assert entry.job_id is not None
+        args = {"store_id": entry.vector_store_id, "file_id": entry.file_id, "subject": subject}
+        job = Job(entry.job_id, tenant_id, KIND, args)
+        await self._prepare(job)
+        await self._index(job)
 
     async def resume(self) -> None:
         """Finish what a crash left undone: jobs never begun, ends never told, bytes to remove."""
