@@ -269,6 +269,7 @@ connectors = Table(
     Column("ended_at", Float),
     Column("whole_at", Float),  # when the last sync without an error ended
     Column("next_sync_at", Float, index=True),
+    Column("removed", Integer, nullable=False),  # documents, by the newest sync
     Column("counts", JSON(none_as_null=True)),
     Column("error", JSON(none_as_null=True)),
     Column("failures", Integer, nullable=False),  # syncs in a row

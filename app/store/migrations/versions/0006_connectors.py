@@ -36,6 +36,7 @@ def upgrade() -> None:
         sa.Column("ended_at", sa.Float()),
         sa.Column("whole_at", sa.Float()),
         sa.Column("next_sync_at", sa.Float()),
+        sa.Column("removed", sa.Integer(), nullable=False),
         sa.Column("counts", sa.JSON()),
         sa.Column("error", sa.JSON()),
         sa.Column("failures", sa.Integer(), nullable=False),
