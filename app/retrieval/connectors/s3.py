@@ -20,7 +20,11 @@ CHUNK_BYTES = 1 << 20
 PAGE = 1000  # objects of one reply
 AT_ONCE = 32  # objects whose metadata is asked for
 USERS, GROUPS = "ostiary-users", "ostiary-groups"
-_LIMITS = {"connect_timeout": 10, "read_timeout": 60}  # seconds
+_LIMITS = {
+    "connect_timeout": 10,  # seconds
+    "read_timeout": 60,
+    "retries": {"mode": "standard", "max_attempts": 3},
+}
 
 
 class S3Source:
