@@ -106,43 +106,45 @@ class FolderSource:
         await asyncio.to_thread(self._copy, item, into, max_bytes)
 
     def _copy(self, item: Item, into: IO[bytes], max_bytes: int) -> None:
+        with ExitStack() as opened:
+            root = opened.enter_context(self._opened_root())
+            with _told(item):
+                file = self._open(item, root, opened)
+                before = os.fstat(file.fileno())
+            size = before.st_size
+            if size <= max_bytes:
+                size = 0
+                while chunk := _read(item, file):
+                    size += len(chunk)
+                    if size > max_bytes:
+                        break
+                    into.write(chunk)
+            if size > max_bytes:
+                raise _unavailable(item, f"has more than {max_bytes} bytes")
+            if _fingerprint(os.fstat(file.fileno())) != _fingerprint(before):
+                raise _unavailable(item, "was being written; the next run reads it")
+
+    def _open(self, item: Item, folder: int, opened: ExitStack) -> IO[bytes]:
+        """The file of a key, opened step by step; who may read it is asked of what was opened."""
         *folders, name = item.key.split("/")
         if any(step in ("", ".", "..") or "\0" in step for step in (*folders, name)):
             raise ItemUnavailable("The key of this document is no path below the folder.")
         way = EVERYONE
-        with ExitStack() as opened:
-            folder = opened.enter_context(self._opened_root())
-            try:
-                for step in folders:
-                    inner = os.open(step, _FOLDER | _NO_LINKS, dir_fd=folder)
-                    opened.callback(os.close, inner)
-                    if self._names is not None:
-                        way = way.passing(os.fstat(inner), folder, step)
-                    folder = inner
-                file = opened.enter_context(os.fdopen(_open_file(name, folder), "rb"))
-                before = os.fstat(file.fileno())
-                if not stat.S_ISREG(before.st_mode):
-                    raise _unavailable(item, "is no file any more")
-                if self._names is not None:
-                    readers = way.reading(before, folder, name)
-                    if self._names.access(readers) != item.access:
-                        raise _unavailable(item, "has other permissions by now")
-                if before.st_size > max_bytes:
-                    raise _unavailable(item, f"has more than {max_bytes} bytes")
-                size = 0
-                while chunk := file.read(CHUNK_BYTES):
-                    size += len(chunk)
-                    if size > max_bytes:
-                        raise _unavailable(item, f"has more than {max_bytes} bytes")
-                    into.write(chunk)
-                if _fingerprint(os.fstat(file.fileno())) != _fingerprint(before):
-                    raise _unavailable(item, "was being written; the next run reads it")
-            except PermissionError as error:
-                raise _unavailable(item, "may not be read by the gateway's user") from error
-            except OSError as error:
-                if error.errno in _GONE:
-                    raise _unavailable(item, "is gone") from error
-                raise _unavailable(item, "cannot be read; look at the disk") from error
+        for step in folders:
+            inner = os.open(step, _FOLDER | _NO_LINKS, dir_fd=folder)
+            opened.callback(os.close, inner)
+            if self._names is not None:
+                way = way.passing(os.fstat(inner), folder, step)
+            folder = inner
+        file = opened.enter_context(os.fdopen(os.open(name, _FILE, dir_fd=folder), "rb"))
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise _unavailable(item, "is no file any more")
+        if self._names is not None:
+            readers = way.reading(found, folder, name)
+            if self._names.access(readers) != item.access:
+                raise _unavailable(item, "has other permissions by now")
+        return file
 
     @contextmanager
     def _opened_root(self) -> Iterator[int]:
@@ -180,8 +182,22 @@ def _reaches(part: Part, folder: str) -> bool:
     return Part(exclude=ends).holds(folder)
 
 
-def _open_file(name: str, folder: int) -> int:
-    return os.open(name, _FILE, dir_fd=folder)
+@contextmanager
+def _told(item: Item) -> Iterator[None]:
+    """Say in words why a file cannot be opened or read."""
+    try:
+        yield
+    except PermissionError as error:
+        raise _unavailable(item, "may not be read by the gateway's user") from error
+    except OSError as error:
+        if error.errno in _GONE:
+            raise _unavailable(item, "is gone") from error
+        raise _unavailable(item, "cannot be read; look at the disk") from error
+
+
+def _read(item: Item, file: IO[bytes]) -> bytes:
+    with _told(item):
+        return file.read(CHUNK_BYTES)
 
 
 def _fingerprint(found: os.stat_result) -> str:

@@ -99,7 +99,16 @@ class SqlSettings(_Declared):
     updated_column: str | None = None
     users_column: str | None = None
     groups_column: str | None = None
-    attribute_columns: list[str] = Field([], max_length=16)
+    attribute_columns: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
+        [], max_length=16
+    )
+
+    @model_validator(mode="after")
+    def _text_stands_alone(self) -> SqlSettings:
+        named = [self.key_column, self.title_column, self.updated_column, *self.attribute_columns]
+        if self.text_column in [*named, self.users_column, self.groups_column]:
+            raise ValueError("text_column needs a column of its own")
+        return self
 
     @property
     def columns(self) -> list[str]:
