@@ -216,9 +216,8 @@ class Searches:
 
     async def _changed(self, tenant_id: str, stores: Sequence[VectorStore]) -> bool:
         """Whether a store's contents are others than when the search began."""
-        return any(
-            (await self._stores.searchable(tenant_id, s.id)).version != s.version for s in stores
-        )
+        now = [await self._stores.searchable(tenant_id, s.id) for s in stores]
+        return [s.version for s in now] != [s.version for s in stores]
 
     async def frequencies(
         self, call: Call, store_ids: Sequence[str], text: str

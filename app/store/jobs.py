@@ -232,7 +232,10 @@ class Jobs:
             DBOS.enqueue_workflow(
                 self._queue_of(job.kind),
                 self._workflow,
-                *(job.id, job.tenant_id, job.kind, job.args),
+                job.id,
+                job.tenant_id,
+                job.kind,
+                job.args,
             )
 
     async def resume_lost(self) -> None:

@@ -113,9 +113,9 @@ class Place:
 
     def items(self, caller: Caller | None = None, **query: str) -> list[dict[str, Any]]:
         options = "&".join(f"{k}={v}" for k, v in query.items())
-        found: list[dict[str, Any]] = (caller or self.admin).ok("GET", f"{self.at}/items?{options}")[
-            "data"
-        ]
+        found: list[dict[str, Any]] = (caller or self.admin).ok(
+            "GET", f"{self.at}/items?{options}"
+        )["data"]
         return found
 
     def set(self, **values: Any) -> None:
@@ -262,9 +262,9 @@ def test_a_broken_document_fails_alone_and_is_read_again_when_it_has_changed(pla
     }
     assert {i["file_id"] for i in failed.values()} == {None}
     assert place.names() == ["gate.md"]
-    assert [f["id"] for f in place.admin.ok("GET", f"/v1/vector_stores/{place.store}/files")["data"]] == [
-        i["file_id"] for i in place.items(status="completed")
-    ]
+    assert [
+        f["id"] for f in place.admin.ok("GET", f"/v1/vector_stores/{place.store}/files")["data"]
+    ] == [i["file_id"] for i in place.items(status="completed")]
     found = place.synced()
     assert place.counts(found) == {"found": 3, "failed": 2, "unchanged": 1}
     records = place.admin.ok("GET", "/v1/audit?limit=50")["data"]
@@ -304,7 +304,10 @@ def test_documents_without_a_file_are_told_to_who_made_the_connector_alone(place
 
 def test_a_source_of_another_tenant_is_not_there(own: Gateway, place: Place) -> None:
     listed = place.admin.ok("GET", "/v1/sources")
-    assert [(s["name"], s["kind"]) for s in listed["data"]] == [("docs", "folder"), ("shared", "folder")]
+    assert [(s["name"], s["kind"]) for s in listed["data"]] == [
+        ("docs", "folder"),
+        ("shared", "folder"),
+    ]
     assert str(own.data_dir.parent) not in json.dumps(listed)
     told = []
     for name in ("market", "nowhere"):

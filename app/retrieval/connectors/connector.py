@@ -93,9 +93,7 @@ class Connector:
             return listed
         return access_list(self.access)
 
-    def labels(
-        self, key: str, listed: Mapping[str, AttributeValue]
-    ) -> dict[str, AttributeValue]:
+    def labels(self, key: str, listed: Mapping[str, AttributeValue]) -> dict[str, AttributeValue]:
         """The attributes of a document: ours first, then the source's, then the connector's.
 
         What does not fit into an attribute, or is the seventeenth, is left out.

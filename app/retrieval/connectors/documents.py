@@ -127,7 +127,7 @@ class Documents:
             await self._files.row(connector.tenant_id, file_id)
             return  # stored before a crash
         await asyncio.to_thread(self._scratch.mkdir, parents=True, exist_ok=True)
-        with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES, dir=self._scratch) as body:
+        with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES, dir=str(self._scratch)) as body:
             await source.fetch(known.item, body, self._files.max_bytes)
             await self._files.upload(
                 call,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import case, func, insert, select, update
@@ -161,9 +161,7 @@ async def _forget_lost_files(connection: AsyncConnection, connector: Connector) 
     )
     await connection.execute(
         update(connector_items)
-        .where(
-            _ITEMS.connector_id == connector.id, _ITEMS.file_id.is_not(None), ~attached.exists()
-        )
+        .where(_ITEMS.connector_id == connector.id, _ITEMS.file_id.is_not(None), ~attached.exists())
         .values(file_id=None, status="pending")
     )
 

@@ -62,9 +62,7 @@ class Sync:
             ("fetch", self._fetch),
         ]
         steps = [(name, partial(self._step, name, step)) for name, step in work]
-        jobs.register(
-            KIND, [*steps, ("settle", self._settle)], schedule.ended, apart=SYNCS
-        )
+        jobs.register(KIND, [*steps, ("settle", self._settle)], schedule.ended, apart=SYNCS)
 
     async def _step(self, name: str, work: Work, job: Job) -> None:
         connector = await self._schedule.current(job)

@@ -51,9 +51,7 @@ class Followed:
             house.ingestion,
             house.folder / "scratch",
         )
-        self.sync = Sync(
-            house.db, house.jobs, house.stores, sources, self.schedule, self.documents
-        )
+        self.sync = Sync(house.db, house.jobs, house.stores, sources, self.schedule, self.documents)
         self.sync.govern = free_pass
         self.connectors = Connectors(house.db, house.stores, sources, self.schedule)
 
@@ -105,14 +103,13 @@ class Followed:
 
     async def left(self) -> tuple[int, int, int, int]:
         """How many live files, attached files, files of passages and blobs there are."""
-        counts = []
+        queries = (
+            select(func.count()).select_from(files).where(files.c.deleted_at.is_(None)),
+            select(func.count()).select_from(vector_store_files),
+            select(func.count(passages.c.file_id.distinct())),
+        )
         async with self.house.db.read() as connection:
-            for query in (
-                select(func.count()).select_from(files).where(files.c.deleted_at.is_(None)),
-                select(func.count()).select_from(vector_store_files),
-                select(func.count(passages.c.file_id.distinct())),
-            ):
-                counts.append(int(await connection.scalar(query) or 0))
+            counts = [int(await connection.scalar(query) or 0) for query in queries]
         blobs = [p for p in (self.house.folder / "files").iterdir() if p.name.startswith("file-")]
         return counts[0], counts[1], counts[2], len(blobs)
 
