@@ -49,7 +49,7 @@ async def note_listing(db: Database, connector: Connector, source: Source) -> in
     await _note(db, connector, number, batch)
     async with db.write() as connection:
         await _require_most(connection, connector, number)
-        await _forget_lost_files(connection, connector)
+        await _fetch_lost_files_anew(connection, connector)
         await connection.execute(
             update(connectors).where(connectors.c.id == connector.id).values(listed=number)
         )
@@ -153,16 +153,23 @@ async def _require_most(connection: AsyncConnection, connector: Connector, numbe
         )
 
 
-async def _forget_lost_files(connection: AsyncConnection, connector: Connector) -> None:
-    """Bring in anew the documents whose files somebody deleted or detached here."""
+async def _fetch_lost_files_anew(connection: AsyncConnection, connector: Connector) -> None:
+    """Bring in anew the documents whose files somebody deleted or detached here.
+
+    Their ids stay noted: what is left of such a file goes when the new one is there.
+    """
     table = vector_store_files.c
     attached = select(table.file_id).where(
         table.vector_store_id == connector.vector_store_id, table.file_id == _ITEMS.file_id
     )
     await connection.execute(
         update(connector_items)
-        .where(_ITEMS.connector_id == connector.id, _ITEMS.file_id.is_not(None), ~attached.exists())
-        .values(file_id=None, status="pending")
+        .where(
+            _ITEMS.connector_id == connector.id,
+            _ITEMS.status == "completed",
+            ~attached.exists(),
+        )
+        .values(status="pending")
     )
 
 

@@ -94,6 +94,7 @@ async def run(place: Followed, job: Job) -> None:
 async def restart(place: Followed) -> None:
     await place.house.reopen()
     place.build()
+    await place.house.files.sweep()
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before a commit", "after a commit"])
