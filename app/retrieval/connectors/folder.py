@@ -49,7 +49,7 @@ class FolderSource:
 
     def _walk(self, part: Part) -> Iterator[Item]:
         with self._opened_root() as root:
-            if not os.listdir(root):
+            if not _names_in(root):
                 raise SourceError(
                     "The folder of this source holds nothing, as one whose disk is not mounted. "
                     "Mount it. If it is meant to be empty, put a hidden file into it, as .keep."
@@ -58,7 +58,7 @@ class FolderSource:
 
     def _below(self, folder: int, prefix: str, way: Readers, part: Part) -> Iterator[Item]:
         try:
-            names = sorted(set(os.listdir(folder)))
+            names = _names_in(folder)
         except OSError as error:
             raise _unlisted(prefix) from error
         for name in names:
@@ -162,6 +162,11 @@ class FolderSource:
 
     async def aclose(self) -> None:
         """Nothing stays open."""
+
+
+def _names_in(folder: int) -> list[str]:
+    with os.scandir(folder) as found:
+        return sorted({entry.name for entry in found})
 
 
 def _left_out(name: str) -> bool:

@@ -48,7 +48,9 @@ def test_other_addresses_never(host: str) -> None:
     assert not may_connect(host, private=True)
 
 
-SPECIAL = st.sampled_from([ipaddress.ip_address(a) for a in PUBLIC + INSIDE + NEVER if a not in TEXT])
+SPECIAL = st.sampled_from(
+    [ipaddress.ip_address(a) for a in PUBLIC + INSIDE + NEVER if a not in TEXT]
+)
 NEAR = SPECIAL.flatmap(
     lambda a: st.integers(-300, 300).map(lambda d: type(a)((int(a) + d) % 2**a.max_prefixlen))
 )

@@ -26,7 +26,13 @@ from tests.conftest import ROOT
 SECRET = "hunter2-of-the-test"
 DECLARED: dict[str, dict[str, Any]] = {
     "handbook": {"kind": "folder", "tenants": ["acme"], "path": "handbook"},
-    "archive": {"kind": "s3", "tenants": ["*"], "url": "s3://archive", "key": "k", "secret": SECRET},
+    "archive": {
+        "kind": "s3",
+        "tenants": ["*"],
+        "url": "s3://archive",
+        "key": "k",
+        "secret": SECRET,
+    },
     "site": {
         **{"kind": "sitemap", "tenants": ["acme"], "url": "https://example.org/sitemap.xml"},
         "headers": {"authorization": SECRET},
