@@ -10,6 +10,7 @@ from typing import IO, Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ColumnClause,
     ColumnElement,
     Connection,
     Engine,
@@ -45,7 +46,7 @@ class SqlSource:
         self._engine = _engine(settings)
         # a colon means itself, and a comment at the end ends before the bracket
         query = settings.query.strip().rstrip(";").replace(":", r"\:") + "\n"
-        named = [column(name) for name in settings.columns]
+        named: list[ColumnClause[Any]] = [column(name) for name in settings.columns]
         self._rows = text(query).columns(*named).subquery("source")
         self._key_type: type[Key] | None = None
 

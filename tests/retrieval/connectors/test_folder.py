@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from app.retrieval.connectors.batches import AT_A_STEP
 from app.retrieval.connectors.folder import FolderSource
 from app.retrieval.connectors.posix import EVERYONE, Names, Readers
 from app.retrieval.connectors.settings import FolderSettings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, missing
 from tests.retrieval.connectors.common import content, listed
 
 
@@ -193,6 +194,7 @@ def test_an_unreadable_folder_below_fails_the_listing(tmp_path: Path) -> None:
     write(tmp_path / "locked" / "b.md").parent.chmod(0)
     program = (
         "import asyncio, os, sys\n"
+        "import concurrent.futures.thread\n"  # later nothing may be imported
         "from app.retrieval.connectors.base import Part, SourceError\n"
         "from tests.retrieval.connectors.common import listed\n"
         "from tests.retrieval.connectors.test_folder import source_of\n"
@@ -260,6 +262,20 @@ async def test_a_file_is_no_more_open_than_its_folders(tmp_path: Path) -> None:
         item = (await listed(source))["closed/in/a.md"]
         assert item.access == access
         assert await content(source, item) == b"text"
+
+
+async def test_a_file_with_an_acl_is_for_its_owner(tmp_path: Path) -> None:
+    """Its group's bits are a mask then, and others' bits do not bind whom it names."""
+    entries = [(1, 6, -1), (2, 0, 12_345), (4, 4, -1), (16, 4, -1), (32, 4, -1)]
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    path = write(tmp_path / "a.md")
+    try:
+        os.setxattr(path, "system.posix_acl_access", acl)
+    except OSError:
+        missing("A file system with ACLs", "mount the temporary folder with the option acl")
+    assert path.stat().st_mode & 0o777 == 0o644
+    found = await listed(source_of(tmp_path, "posix"))
+    assert found["a.md"].access == AccessList(frozenset({ME}))
 
 
 async def test_a_file_closed_after_it_was_listed_is_not_read(tmp_path: Path) -> None:
