@@ -32,6 +32,7 @@ from app.retrieval.connectors.settings import SqlSettings
 from app.settings import normal_url
 
 Key = str | int | UUID
+CONNECT_S = 10  # seconds
 
 
 class SqlSource:
@@ -174,7 +175,8 @@ class SqlSource:
 def _engine(settings: SqlSettings) -> Engine:
     try:
         url = make_url(normal_url(settings.url.get_secret_value(), Path()))
-        engine = create_engine(url, pool_size=2, pool_pre_ping=True)
+        wait = {"connect_timeout": CONNECT_S} if url.get_backend_name() == "postgresql" else {}
+        engine = create_engine(url, pool_size=2, pool_pre_ping=True, connect_args=wait)
     except (SQLAlchemyError, ImportError, TypeError) as error:
         raise SourceError(
             "The `url` of this source is no SQLAlchemy URL, or its driver is not installed. "

@@ -68,10 +68,16 @@ async def test_hidden_and_temporary_files_are_left_out(tmp_path: Path, name: str
     assert set(await listed(source_of(tmp_path))) == {"# 1.md"}
 
 
-async def test_a_name_that_is_no_text_is_left_out(tmp_path: Path) -> None:
-    write(tmp_path / "a.md")
-    (tmp_path / os.fsdecode(b"caf\xe9.md")).write_bytes(b"x")
-    assert set(await listed(source_of(tmp_path))) == {"a.md"}
+async def test_a_name_that_is_no_text_is_listed_and_shown_as_text(tmp_path: Path) -> None:
+    """Whoever follows the source tells that it cannot be kept under this name."""
+    name = os.fsdecode(b"caf\xe9.md")
+    (tmp_path / name).write_bytes(b"text")
+    source = source_of(tmp_path)
+    item = (await listed(source))[name]
+    assert await content(source, item) == b"text"
+    with pytest.raises(ItemUnavailable, match=r"^'caf\?\.md' has more") as refused:
+        await content(source, item, max_bytes=1)
+    refused.value.message.encode()
 
 
 async def test_a_part_is_listed_without_the_rest(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,16 @@ def test_what_is_wrong_is_said_without_secrets(name: str, change: dict[str, Any]
         Settings(sources={name: DECLARED[name] | change})  # type: ignore[dict-item]
     assert name in str(refused.value)
     assert SECRET not in str(refused.value)
+
+
+def test_the_examples_of_the_page_are_valid() -> None:
+    page = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    kinds = set()
+    for example in examples:
+        for source in Settings(**tomllib.loads(example)).sources.values():
+            kinds.add(source.kind)
+    assert kinds == {"folder", "s3", "sitemap", "sql"}
 
 
 def test_a_source_serves_the_tenants_that_it_names() -> None:
