@@ -7,7 +7,7 @@ import socket
 
 import pytest
 from aiohttp import ClientConnectorDNSError, ClientSession, TCPConnector
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.retrieval.connectors.addresses import AddressRefused, CheckedResolver, may_connect
@@ -57,6 +57,7 @@ NEAR = SPECIAL.flatmap(
 V4, V6 = st.ip_addresses(v=4), st.ip_addresses(v=6)
 
 
+@settings(deadline=None)
 @given(V4 | V6 | NEAR)
 def test_what_is_allowed_is_public_by_the_registries(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
@@ -71,6 +72,7 @@ def test_what_is_allowed_is_public_by_the_registries(
         assert may_connect(str(address), private=True)
 
 
+@settings(deadline=None)
 @given(V4 | NEAR.filter(lambda a: a.version == 4))
 def test_an_ipv4_address_in_ipv6_is_judged_as_itself(address: ipaddress.IPv4Address) -> None:
     for private in (False, True):
