@@ -34,7 +34,11 @@ class Settings(BaseSettings):
     """Environment variables win over ``ostiary.toml``; both over the defaults here."""
 
     model_config = SettingsConfigDict(
-        env_prefix="OSTIARY_", toml_file="ostiary.toml", extra="ignore", validate_default=True
+        env_prefix="OSTIARY_",
+        toml_file="ostiary.toml",
+        extra="ignore",
+        validate_default=True,
+        hide_input_in_errors=True,  # it may be a secret beside a misspelt name
     )
 
     data_dir: Path = Field(Path("ostiary-data"), description="Everything that lasts lives here.")

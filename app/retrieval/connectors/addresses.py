@@ -17,7 +17,9 @@ def _networks(text: str) -> list[ipaddress.IPv4Network | IPv6Network]:
 
 
 # IANA's special-purpose registries; of IPv6, only 2000::/3 is given out to hosts
-_INSIDE = _networks("10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 172.16.0.0/12 192.168.0.0/16 ::1 fc00::/7")
+_INSIDE = _networks(
+    "10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 172.16.0.0/12 192.168.0.0/16 ::1 fc00::/7"
+)
 _NEVER = _networks(
     """
     0.0.0.0/8 169.254.0.0/16 192.0.0.0/24 192.0.2.0/24 192.88.99.0/24 198.18.0.0/15

@@ -49,7 +49,7 @@ class FolderSource:
 
     def _walk(self, part: Part) -> Iterator[Item]:
         with self._opened_root() as root:
-            if not os.listdir(root):
+            if not _names_in(root):
                 raise SourceError(
                     "The folder of this source holds nothing, as one whose disk is not mounted. "
                     "Mount it. If it is meant to be empty, put a hidden file into it, as .keep."
@@ -58,7 +58,7 @@ class FolderSource:
 
     def _below(self, folder: int, prefix: str, way: Readers, part: Part) -> Iterator[Item]:
         try:
-            names = sorted(set(os.listdir(folder)))
+            names = _names_in(folder)
         except OSError as error:
             raise _unlisted(prefix) from error
         for name in names:
@@ -164,13 +164,16 @@ class FolderSource:
         """Nothing stays open."""
 
 
+def _names_in(folder: int) -> list[str]:
+    with os.scandir(folder) as found:
+        return sorted({entry.name for entry in found})
+
+
 def _left_out(name: str) -> bool:
-    """Hidden, temporary, or a name that no text can hold."""
+    """Hidden or temporary."""
     if name.startswith(_TEMPORARY_STARTS) or name.lower().endswith(_TEMPORARY_ENDS):
         return True
-    if name.startswith("#") and name.endswith("#"):
-        return True
-    return any("\ud800" <= sign <= "\udfff" for sign in name)
+    return name.startswith("#") and name.endswith("#")
 
 
 def _reaches(part: Part, folder: str) -> bool:
@@ -208,11 +211,16 @@ def _fingerprint(found: os.stat_result) -> str:
 
 def _unlisted(prefix: str) -> SourceError:
     """A folder that cannot be listed; its files are not taken for deleted."""
-    shown = prefix.encode("utf-8", "replace").decode()
+    shown = _shown(prefix)
     where = f"The folder '{shown}'" if prefix else "The folder of this source"
     remedy = f", or leave it out with the pattern '{shown}*'" if prefix else ""
     return SourceError(f"{where} cannot be read. Let the gateway's user read it{remedy}.")
 
 
 def _unavailable(item: Item, why: str) -> ItemUnavailable:
-    return ItemUnavailable(f"'{item.key}' {why}.")
+    return ItemUnavailable(f"'{_shown(item.key)}' {why}.")
+
+
+def _shown(path: str) -> str:
+    """A path as text; bytes of a name that are no UTF-8 become question marks."""
+    return path.encode("utf-8", "replace").decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 from yarl import URL
 
@@ -39,8 +40,9 @@ def page_name(url: URL, kind: str | None = None) -> str:
 
     It gets an ending unless it has one that fits: of HTML where nothing else is known.
     """
-    parts = [part for part in url.path.split("/") if part]
-    name = _NO_NAME.sub(" ", parts[-1] if parts else url.host or "").strip()[-_LONGEST:] or "page"
+    parts = [unquote(part) for part in url.raw_path.split("/") if part]
+    name = _NO_NAME.sub(" ", parts[-1] if parts else url.host or "")[-_LONGEST:].strip(" .")
+    name = name or "page"
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in SUPPORTED and fits(name, kind):
         return name

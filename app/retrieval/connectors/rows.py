@@ -18,7 +18,7 @@ from app.retrieval.connectors.readers import access_from
 from app.retrieval.connectors.settings import SqlSettings
 from app.retrieval.types import AttributeValue
 
-Row = Mapping[str, Any]
+Row = Mapping[Any, Any]
 LONGEST_VALUE = 512  # characters of an attribute
 _LONGEST_NAME = 120  # characters of a title in a filename
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f/\\]+")

@@ -100,7 +100,7 @@ class SqlSettings(_Declared):
     users_column: str | None = None
     groups_column: str | None = None
     attribute_columns: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
-        [], max_length=16
+        [], max_length=14
     )
 
     @model_validator(mode="after")

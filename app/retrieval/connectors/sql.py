@@ -10,6 +10,7 @@ from typing import IO, Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ColumnClause,
     ColumnElement,
     Connection,
     Engine,
@@ -31,6 +32,7 @@ from app.retrieval.connectors.settings import SqlSettings
 from app.settings import normal_url
 
 Key = str | int | UUID
+CONNECT_S = 10  # seconds
 
 
 class SqlSource:
@@ -45,7 +47,7 @@ class SqlSource:
         self._engine = _engine(settings)
         # a colon means itself, and a comment at the end ends before the bracket
         query = settings.query.strip().rstrip(";").replace(":", r"\:") + "\n"
-        named = [column(name) for name in settings.columns]
+        named: list[ColumnClause[Any]] = [column(name) for name in settings.columns]
         self._rows = text(query).columns(*named).subquery("source")
         self._key_type: type[Key] | None = None
 
@@ -173,7 +175,8 @@ class SqlSource:
 def _engine(settings: SqlSettings) -> Engine:
     try:
         url = make_url(normal_url(settings.url.get_secret_value(), Path()))
-        engine = create_engine(url, pool_size=2, pool_pre_ping=True)
+        wait = {"connect_timeout": CONNECT_S} if url.get_backend_name() == "postgresql" else {}
+        engine = create_engine(url, pool_size=2, pool_pre_ping=True, connect_args=wait)
     except (SQLAlchemyError, ImportError, TypeError) as error:
         raise SourceError(
             "The `url` of this source is no SQLAlchemy URL, or its driver is not installed. "

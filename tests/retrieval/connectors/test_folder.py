@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from app.retrieval.connectors.batches import AT_A_STEP
 from app.retrieval.connectors.folder import FolderSource
 from app.retrieval.connectors.posix import EVERYONE, Names, Readers
 from app.retrieval.connectors.settings import FolderSettings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, missing
 from tests.retrieval.connectors.common import content, listed
 
 
@@ -67,10 +68,16 @@ async def test_hidden_and_temporary_files_are_left_out(tmp_path: Path, name: str
     assert set(await listed(source_of(tmp_path))) == {"# 1.md"}
 
 
-async def test_a_name_that_is_no_text_is_left_out(tmp_path: Path) -> None:
-    write(tmp_path / "a.md")
-    (tmp_path / os.fsdecode(b"caf\xe9.md")).write_bytes(b"x")
-    assert set(await listed(source_of(tmp_path))) == {"a.md"}
+async def test_a_name_that_is_no_text_is_listed_and_shown_as_text(tmp_path: Path) -> None:
+    """Whoever follows the source tells that it cannot be kept under this name."""
+    name = os.fsdecode(b"caf\xe9.md")
+    (tmp_path / name).write_bytes(b"text")
+    source = source_of(tmp_path)
+    item = (await listed(source))[name]
+    assert await content(source, item) == b"text"
+    with pytest.raises(ItemUnavailable, match=r"^'caf\?\.md' has more") as refused:
+        await content(source, item, max_bytes=1)
+    refused.value.message.encode()
 
 
 async def test_a_part_is_listed_without_the_rest(tmp_path: Path) -> None:
@@ -193,6 +200,7 @@ def test_an_unreadable_folder_below_fails_the_listing(tmp_path: Path) -> None:
     write(tmp_path / "locked" / "b.md").parent.chmod(0)
     program = (
         "import asyncio, os, sys\n"
+        "import concurrent.futures.thread\n"  # later nothing may be imported
         "from app.retrieval.connectors.base import Part, SourceError\n"
         "from tests.retrieval.connectors.common import listed\n"
         "from tests.retrieval.connectors.test_folder import source_of\n"
@@ -260,6 +268,20 @@ async def test_a_file_is_no_more_open_than_its_folders(tmp_path: Path) -> None:
         item = (await listed(source))["closed/in/a.md"]
         assert item.access == access
         assert await content(source, item) == b"text"
+
+
+async def test_a_file_with_an_acl_is_for_its_owner(tmp_path: Path) -> None:
+    """Its group's bits are a mask then, and others' bits do not bind whom it names."""
+    entries = [(1, 6, -1), (2, 0, 12_345), (4, 4, -1), (16, 4, -1), (32, 4, -1)]
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    path = write(tmp_path / "a.md")
+    try:
+        os.setxattr(path, "system.posix_acl_access", acl)
+    except OSError:
+        missing("A file system with ACLs", "mount the temporary folder with the option acl")
+    assert path.stat().st_mode & 0o777 == 0o644
+    found = await listed(source_of(tmp_path, "posix"))
+    assert found["a.md"].access == AccessList(frozenset({ME}))
 
 
 async def test_a_file_closed_after_it_was_listed_is_not_read(tmp_path: Path) -> None:

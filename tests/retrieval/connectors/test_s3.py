@@ -14,7 +14,7 @@ from app.errors import MissingExtra
 from app.retrieval.access import AccessList
 from app.retrieval.connectors.base import Item, ItemUnavailable, Part, SourceError
 from app.retrieval.connectors.choice import open_source
-from app.retrieval.connectors.s3 import GROUPS, PAGE, USERS, S3Source
+from app.retrieval.connectors.s3 import S3Source
 from app.retrieval.connectors.settings import S3Settings
 from tests.conftest import free_port, package
 from tests.retrieval.connectors.common import content, listed
@@ -57,9 +57,7 @@ def bucket(endpoint: str) -> Iterator[Any]:
 
 def source_of(endpoint: str, url: str = f"s3://{BUCKET}", **more: Any) -> S3Source:
     given = {"key": "test", "secret": "test", "region": "us-east-1", **more}
-    declared = S3Settings(
-        kind="s3", tenants=["acme"], url=url, endpoint_url=endpoint, **given
-    )
+    declared = S3Settings(kind="s3", tenants=["acme"], url=url, endpoint_url=endpoint, **given)
     source = open_source(declared)
     assert isinstance(source, S3Source)
     return source
@@ -85,8 +83,11 @@ async def test_objects_below_the_prefix_are_listed_and_read(endpoint: str, bucke
     await source.aclose()
 
 
-async def test_a_list_of_several_pages_is_read_to_its_end(endpoint: str, bucket: Any) -> None:
-    keys = {f"{number:04}.md" for number in range(PAGE + 5)}
+async def test_a_list_of_several_pages_is_read_to_its_end(
+    endpoint: str, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.retrieval.connectors.s3.PAGE", 10)
+    keys = {f"{number:04}.md" for number in range(35)}
     await asyncio.gather(*(asyncio.to_thread(put, bucket, key) for key in keys))
     source = source_of(endpoint)
     assert set(await listed(source)) == keys

@@ -163,7 +163,10 @@ async def test_more_pages_than_allowed_are_not_cut_off_but_refused(site: Site) -
     ("header", "mark"),
     [
         ({"ETag": '"1"'}, 'tag "1"'),
-        ({"Last_Modified": "Mon, 05 Jan 2026 10:00:00 GMT"}, "changed Mon, 05 Jan 2026 10:00:00 GMT"),
+        (
+            {"Last_Modified": "Mon, 05 Jan 2026 10:00:00 GMT"},
+            "changed Mon, 05 Jan 2026 10:00:00 GMT",
+        ),
     ],
 )
 async def test_without_a_date_the_server_is_asked_what_a_page_is_known_by(

@@ -138,7 +138,7 @@ def test_many_stars_cost_no_time() -> None:
         ("https://example.org/report.pdf", "application/pdf", "report.pdf"),
         ("https://example.org/report.pdf", "text/html", "report.pdf.html"),
         ("https://example.org/notes.md", "text/plain", "notes.md"),
-        ("https://example.org/b%C3%BCro%2F..", None, "büro .html"),
+        ("https://example.org/b%C3%BCro%2F..", None, "büro.html"),
         ("https://example.org/data", "application/octet-stream", "data.html"),
     ],
 )

@@ -238,9 +238,9 @@ async def test_nothing_can_be_written(articles: str) -> None:
     source = source_of(articles)
     with source._reading() as connection:
         postgres = connection.dialect.name == "postgresql"
-    with pytest.raises(SourceError, match=r"25006" if postgres else "OperationalError"):
-        with source._reading() as connection:
-            connection.execute(text("DELETE FROM articles"))
+    why = "25006" if postgres else "OperationalError"
+    with pytest.raises(SourceError, match=why), source._reading() as connection:
+        connection.execute(text("DELETE FROM articles"))
     assert set(await listed(source)) == {"a"}
     await source.aclose()
 
