@@ -97,6 +97,7 @@ async def restart(place: Followed) -> None:
     await place.house.files.sweep()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before a commit", "after a commit"])
 @pytest.mark.timeout(300)
 async def test_a_sync_that_is_cut_at_any_commit_neither_loses_nor_doubles_a_document(
