@@ -117,7 +117,7 @@ class Documents:
             return await self._noted(known, **done, next_file_id=None, next_fingerprint=None)
         if same:
             return known
-        await self.drop(call, known.next_file_id)
+        await self._drop_next(call, connector, known.next_file_id)
         return await self._noted(known, next_file_id=None, next_fingerprint=None)
 
     async def _store(
@@ -186,7 +186,7 @@ class Documents:
             query = connector_items.select().where(connector_items.c.id == known.id)
             row = (await connection.execute(query)).mappings().one_or_none()
         if row is not None and row["next_file_id"] is not None:
-            await self.drop(call, row["next_file_id"])
+            await self._drop_next(call, connector, row["next_file_id"])
         error = {"code": code, "message": message}
         await self._noted(
             known, status="failed", error=error, next_file_id=None, next_fingerprint=None
@@ -220,7 +220,7 @@ class Documents:
 
     async def remove(self, call: Call, connector: Connector, known: KnownItem) -> None:
         """Delete a document that the source no longer has, and count it."""
-        await self._delete_files(call, known.file_id, known.next_file_id)
+        await self._delete_files(call, connector, known)
         async with self._db.write() as connection:
             gone = await connection.execute(
                 delete(connector_items).where(connector_items.c.id == known.id)
@@ -232,20 +232,29 @@ class Documents:
                     .values(removed=connectors.c.removed + 1)
                 )
 
-    async def leave(self, call: Call, known: KnownItem, keep: bool) -> None:
-        """Delete a document for a connector that is deleted, or keep it as a file of its owner."""
-        kept = known.file_id if keep else None
-        files = (known.file_id, known.next_file_id)
-        await self._delete_files(call, *(f for f in files if f != kept))
+    async def leave(self, call: Call, connector: Connector, known: KnownItem) -> None:
+        """Delete a document of a deleted connector, or leave it as a file of its owner."""
+        await self._delete_files(call, connector, known, keep=connector.keep_documents)
         async with self._db.write() as connection:
             await connection.execute(
                 delete(connector_items).where(connector_items.c.id == known.id)
             )
 
-    async def _delete_files(self, call: Call, *file_ids: str | None) -> None:
-        for file_id in file_ids:
-            if file_id is not None:
-                await self.drop(call, file_id)
+    async def _delete_files(
+        self, call: Call, connector: Connector, known: KnownItem, keep: bool = False
+    ) -> None:
+        known = await self._settled(call, connector, known)
+        if known.next_file_id is not None:
+            await self._drop_next(call, connector, known.next_file_id)
+        if known.file_id is not None and not keep:
+            await self.drop(call, known.file_id)
+
+    async def _drop_next(self, call: Call, connector: Connector, file_id: str) -> None:
+        """Delete a file that is not searchable yet, with what was prepared of it."""
+        entry = await self._entry(connector, file_id)
+        if entry is not None:
+            await self._ingestion.clear(entry)
+        await self.drop(call, file_id)
 
     async def drop(self, call: Call, file_id: str) -> None:
         """Delete a file with its bytes, wherever it is; one that is not there is fine."""

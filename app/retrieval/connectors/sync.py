@@ -175,7 +175,7 @@ class Sync:
         done = 0
         async for batch in self._batches(connector):
             for known in batch:
-                await self._documents.leave(call, known, connector.keep_documents)
+                await self._documents.leave(call, connector, known)
                 done += 1
         call.lineage["kept" if connector.keep_documents else "removed"] = done
         async with self._db.write() as connection:

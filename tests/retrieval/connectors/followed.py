@@ -110,7 +110,7 @@ class Followed:
         )
         async with self.house.db.read() as connection:
             counts = [int(await connection.scalar(query) or 0) for query in queries]
-        blobs = [p for p in (self.house.folder / "files").iterdir() if p.name.startswith("file-")]
+        blobs = [p for p in (self.house.folder / "files").iterdir() if "partial" not in p.name]
         return counts[0], counts[1], counts[2], len(blobs)
 
 

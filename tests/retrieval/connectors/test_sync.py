@@ -144,6 +144,36 @@ async def found(place: Followed, store: str) -> list[str]:
     return [h.passage.text for h in hits if "harbour gate" in h.passage.text]
 
 
+async def test_nothing_prepared_is_left_of_a_document_that_changed_again_after_a_crash(
+    place: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.write("gate.md", "# Gate\n\nThe harbour gate is opened at six.\n")
+    store = await place.house.new_store()
+    connector_id = (await place.follow(store)).id
+    await place.ended(connector_id)
+
+    async def cut(_: Job) -> None:
+        raise Cut
+
+    for last in ("it changed again", "it went"):
+        place.write("gate.md", f"# Gate\n\nThe harbour gate was mended before {last}.\n")
+        job = await claim(place, connector_id)
+        with monkeypatch.context() as patched:
+            patched.setattr(place.house.ingestion, "_index", cut)
+            with pytest.raises(Cut):
+                await run(place, job)
+        assert (await place.left())[3] == 3  # the old, the new, and the passages of the new
+        await restart(place)
+        if last == "it went":
+            (place.docs / "gate.md").unlink()
+        else:
+            place.write("gate.md", "# Gate\n\nThe harbour gate is opened at seven.\n")
+        await run(place, job)
+        left = 0 if last == "it went" else 1
+        assert await place.left() == (left, left, left, left)
+        assert len(await found(place, store)) == left
+
+
 async def test_two_schedulers_on_one_database_begin_a_due_sync_once(place: Followed) -> None:
     place.write("a.md", "# A\n\nText.\n")
     store = await place.house.new_store()
