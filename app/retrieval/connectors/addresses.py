@@ -84,7 +84,10 @@ class CheckedResolver(AbstractResolver):
             AddressRefused: one of them may not be connected to.
             OSError: the name is not known.
         """
-        found = await self._names.resolve(host, port, family)
+        try:
+            found = await self._names.resolve(host, port, family)
+        except UnicodeError as error:
+            raise OSError("no name that can be resolved") from error
         if not all(may_connect(one["host"], private=self._private) for one in found):
             raise AddressRefused("an address that may not be connected to")
         return found

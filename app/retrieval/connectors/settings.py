@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -9,6 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 ANY_TENANT = "*"
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]+")
 
 
 class _Declared(BaseModel):
@@ -85,6 +88,16 @@ class SitemapSettings(_Declared):
             if any(sign in host for sign in "/:@*"):
                 raise ValueError(f"{host!r}: write hosts as www.example.org, without port or path")
         return [host.lower().rstrip(".") for host in hosts]
+
+    @field_validator("headers")
+    @classmethod
+    def _can_be_sent(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, value in headers.items():
+            if not _HEADER.fullmatch(name) or name.lower() == "host":
+                raise ValueError("a name is none that a header may have")
+            if not _HEADER_VALUE.fullmatch(value.get_secret_value()):
+                raise ValueError(f"the value of {name!r} is empty or has signs other than ASCII")
+        return headers
 
 
 class SqlSettings(_Declared):

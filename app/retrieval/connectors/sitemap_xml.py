@@ -43,6 +43,8 @@ def unpacked(body: bytes, max_bytes: int) -> bytes:
             raise ValueError("it is damaged") from error
         if len(body) <= max_bytes and not unpacking.eof:
             raise ValueError("it is cut off")
+        if unpacking.unused_data.strip(b"\0"):  # which may be the rest of it
+            raise ValueError("it is packed in several pieces")
     if len(body) > max_bytes:
         raise ValueError(f"it has more than {max_bytes} bytes")
     return body

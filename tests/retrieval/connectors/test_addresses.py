@@ -94,6 +94,11 @@ async def test_a_name_that_leads_inside_is_refused_when_it_is_resolved(name: str
     assert found and all(ipaddress.ip_address(one["host"]).is_loopback for one in found)
 
 
+async def test_a_name_that_is_none_is_not_known() -> None:
+    with pytest.raises(OSError, match="no name"):
+        await CheckedResolver(private=False).resolve("a" * 64 + ".org", 80, socket.AF_UNSPEC)
+
+
 async def test_a_refusal_of_the_resolver_can_be_told_from_a_failure() -> None:
     connector = TCPConnector(resolver=CheckedResolver(private=False))
     async with ClientSession(connector=connector) as session:

@@ -68,6 +68,7 @@ def test_packed_sitemaps_are_unpacked_up_to_their_limit() -> None:
         (b"a" * 1001, "more than 1000 bytes"),
         (gzip.compress(b"a" * 900)[:-12], "cut off"),
         (b"\x1f\x8b" + b"\xff" * 50, "damaged"),
+        (gzip.compress(b"a") + gzip.compress(b"b"), "several pieces"),
     ):
         with pytest.raises(ValueError, match=why):
             unpacked(body, 1000)
