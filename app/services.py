@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from app.monitoring.metrics import Metrics
     from app.retrieval.builds import Builds
     from app.retrieval.collections import VectorStores
+    from app.retrieval.connectors.connectors import Connectors
     from app.retrieval.files import FileService
     from app.retrieval.ingestion import Ingestion
     from app.retrieval.search import Searches
@@ -44,6 +45,7 @@ class Services:
     searches: Searches
     ingestion: Ingestion
     builds: Builds
+    connectors: Connectors
     router: Router
     chat: Chat
     responses: Responses

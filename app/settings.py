@@ -13,6 +13,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from app.retrieval.connectors.settings import SourceSettings
+
 
 class EmbeddingModel(BaseModel):
     """An embedding model in this process (``dir``) or on a server (``url``)."""
@@ -32,7 +34,11 @@ class Settings(BaseSettings):
     """Environment variables win over ``ostiary.toml``; both over the defaults here."""
 
     model_config = SettingsConfigDict(
-        env_prefix="OSTIARY_", toml_file="ostiary.toml", extra="ignore", validate_default=True
+        env_prefix="OSTIARY_",
+        toml_file="ostiary.toml",
+        extra="ignore",
+        validate_default=True,
+        hide_input_in_errors=True,  # it may be a secret beside a misspelt name
     )
 
     data_dir: Path = Field(Path("ostiary-data"), description="Everything that lasts lives here.")
@@ -136,6 +142,11 @@ class Settings(BaseSettings):
     language: str = Field(
         "en",
         description="Language of the words: stems and stop words; ISO code, see docs/search.md.",
+    )
+    sources: dict[str, SourceSettings] = Field(
+        {},
+        description="Places that connectors may follow, by the name they are called by, each with "
+        "kind (folder, s3, sitemap, sql) and tenants; see docs/sources.md.",
     )
     cpu_threads: int = Field(2, ge=1, description="Threads for embedding and search.")
     answer_gate: float = Field(

@@ -31,6 +31,11 @@ from app.monitoring.metrics import Metrics
 from app.pools import Pool
 from app.retrieval.builds import Builds
 from app.retrieval.collections import VectorStores
+from app.retrieval.connectors.connectors import Connectors
+from app.retrieval.connectors.declared import DeclaredSources
+from app.retrieval.connectors.documents import Documents
+from app.retrieval.connectors.schedule import Schedule
+from app.retrieval.connectors.sync import Sync
 from app.retrieval.conversion import with_onnx
 from app.retrieval.embedding import (
     CrossEncoder,
@@ -56,6 +61,7 @@ from app.store.migrate import migrate
 
 log = logging.getLogger("ostiary")
 FLUSH_DRIFT_S = 15.0
+LOOK_FOR_SYNCS_S = 3.0
 
 
 async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Services, Corridor]:
@@ -160,7 +166,11 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     attached = StoreFiles(db, stores)
     ingestion = Ingestion(jobs, files, stores, attached, work_pool, data / "scratch")
     builds = Builds(db, stores, jobs, work_pool, settings.recall_target)
-    ingestion.govern = builds.govern = corridor.govern
+    schedule = Schedule(db, jobs)
+    declared = DeclaredSources(settings.sources, identity.find_tenant)
+    documents = Documents(db, files, stores, attached, ingestion, data / "scratch")
+    sync = Sync(db, jobs, stores, declared, schedule, documents)
+    ingestion.govern = builds.govern = sync.govern = corridor.govern
 
     # answers
     answers = None
@@ -174,6 +184,13 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         await ingestion.resume()
     flushing = asyncio.create_task(_forever(drift.flush, FLUSH_DRIFT_S))
     stack.callback(flushing.cancel)
+    if models:
+
+        async def look_for_syncs() -> None:
+            metrics.connectors_not_fresh.set(await schedule.look())
+
+        looking = asyncio.create_task(_forever(look_for_syncs, LOOK_FOR_SYNCS_S))
+        stack.callback(looking.cancel)
 
     def llm_state() -> str:
         if router.available(settings.llm_model):
@@ -195,6 +212,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         searches=searches,
         ingestion=ingestion,
         builds=builds,
+        connectors=Connectors(db, stores, declared, schedule),
         router=router,
         chat=Chat(router, guardrails, answers, prices),
         responses=Responses(db, router, guardrails, answers, prices),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import shutil
 import signal
@@ -280,10 +281,18 @@ def gateway(
     fake_model_server: str,
 ) -> Iterator[Gateway]:
     """One gateway on each database, shared by the tests that do not harm it."""
-    env = {"OSTIARY_LLM_URL": fake_model_server, "OSTIARY_LLM_MODEL": "stub"}
+    folder = tmp_path_factory.mktemp("gateway")
+    (folder / "followed").mkdir()
+    (folder / "followed" / "rates.md").write_text("# Rates\n\nThe toll is 3 crowns.\n")
+    source = {"kind": "folder", "path": str(folder / "followed"), "tenants": ["*"]}
+    env = {
+        "OSTIARY_LLM_URL": fake_model_server,
+        "OSTIARY_LLM_MODEL": "stub",
+        "OSTIARY_SOURCES": json.dumps({"followed": source}),
+    }
     if request.param == "postgresql":
         env["OSTIARY_DATABASE_URL"] = create_database(request.getfixturevalue("postgres_server"))
-    server = Gateway(tmp_path_factory.mktemp("gateway") / "data", env)
+    server = Gateway(folder / "data", env)
     server.start()
     yield server
     server.stop()

@@ -41,7 +41,8 @@ class JobObject(BaseModel):
     updated_at: AwareDatetime
 
 
-def _shown(row: JobRow) -> JobObject:
+def show_job(row: JobRow) -> JobObject:
+    """The wire shape of a job."""
     values = {k: v for k, v in asdict(row).items() if k in JobObject.model_fields}
     return JobObject(**with_times(values))
 
@@ -49,7 +50,7 @@ def _shown(row: JobRow) -> JobObject:
 @router.get("/{job_id}")
 async def get_job(request: Request, call: Read, job_id: Id) -> JobObject:
     """Get a job."""
-    return _shown(await request.app.state.services.jobs.get(call.tenant_id, job_id))
+    return show_job(await request.app.state.services.jobs.get(call.tenant_id, job_id))
 
 
 @router.get(
@@ -71,7 +72,7 @@ async def _events(jobs: Jobs, call: Call, row: JobRow) -> AsyncIterator[bytes]:
             last = row.updated_at
             if row.over:
                 await call.settle(200)
-            yield b"event: job\ndata: " + _shown(row).model_dump_json().encode() + b"\n\n"
+            yield b"event: job\ndata: " + show_job(row).model_dump_json().encode() + b"\n\n"
         if row.over:
             return
         await asyncio.sleep(POLL_S)
@@ -81,4 +82,4 @@ async def _events(jobs: Jobs, call: Call, row: JobRow) -> AsyncIterator[bytes]:
 @router.post("/{job_id}/cancel")
 async def cancel_job(request: Request, call: Write, job_id: Id) -> JobObject:
     """Stop a job before its next step."""
-    return _shown(await request.app.state.services.jobs.cancel(call.tenant_id, job_id))
+    return show_job(await request.app.state.services.jobs.cancel(call.tenant_id, job_id))

@@ -47,6 +47,11 @@ class Metrics:
         self._pools = Gauge(
             "ostiary_pool_waiting", "Calls in a thread pool.", ("pool",), registry=self.registry
         )
+        self.connectors_not_fresh = Gauge(
+            "ostiary_connectors_not_fresh",
+            "Connectors whose last whole sync is older than their freshness, of all tenants.",
+            registry=self.registry,
+        )
         self._by_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def observe(self, call: Call, status: int, latency_s: float) -> None:

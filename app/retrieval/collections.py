@@ -27,6 +27,8 @@ from app.retrieval.types import Passage
 from app.store.db import Database
 from app.store.models import (
     build_files,
+    connector_items,
+    connectors,
     index_builds,
     passages,
     removals,
@@ -264,6 +266,12 @@ class VectorStores:
             )
             for table in (passages, segments, removals):
                 await connection.execute(delete(table).where(table.c.vector_store_id == store_id))
+            following = select(connectors.c.id).where(connectors.c.vector_store_id == store_id)
+            items = connector_items.c.connector_id.in_(following)
+            await connection.execute(delete(connector_items).where(items))
+            await connection.execute(
+                delete(connectors).where(connectors.c.vector_store_id == store_id)
+            )
         if not done.rowcount:
             raise NotFound("vector store", store_id)
         async with self._lock(store_id):

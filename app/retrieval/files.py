@@ -46,7 +46,7 @@ class FileService:
     """Files of a tenant; the bytes lie in the blob store under the file's id."""
 
     def __init__(self, db: Database, blobs: Blobs, max_bytes: int) -> None:
-        self._db, self.blobs, self._max_bytes = db, blobs, max_bytes
+        self._db, self.blobs, self.max_bytes = db, blobs, max_bytes
 
     async def upload(
         self,
@@ -55,11 +55,18 @@ class FileService:
         purpose: str,
         body: IO[bytes],
         idempotency_key: str | None = None,
+        *,
+        file_id: str | None = None,
+        owner: str | None = None,
     ) -> File:
         """Store a file; its bytes and its row are durable on return.
 
         A call that was cut by a crash after its file was stored, and before its reply was,
-        gets the same file when it is sent again with its key.
+        gets the same file when it is sent again with its key. Work that noted a ``file_id`` of
+        its own knows by it whether the file was stored.
+
+        Args:
+            owner: whose file it is; the caller's where None.
 
         Raises:
             BadRequest: no usable name, or an unknown purpose.
@@ -73,9 +80,9 @@ class FileService:
             raise BadRequest(f"purpose must be one of {', '.join(PURPOSES)}.", param="purpose")
         size = await asyncio.to_thread(body.seek, 0, 2)
         await asyncio.to_thread(body.seek, 0)
-        if size > self._max_bytes:
-            raise TooLarge(f"The file is larger than {self._max_bytes:,} bytes. Split it.")
-        file_id = new_id("file-")
+        if size > self.max_bytes:
+            raise TooLarge(f"The file is larger than {self.max_bytes:,} bytes. Split it.")
+        file_id = file_id or new_id("file-")
         stored = await asyncio.to_thread(self.blobs.put, file_id, body)
         row = File(
             file_id,
@@ -89,7 +96,7 @@ class FileService:
             None,
             None,
             None if idempotency_key is None else _upload_key(call, idempotency_key),
-            call.principal.owner,
+            owner or call.principal.owner,
         )
         kept = await self._record(row)
         if kept.id == row.id:

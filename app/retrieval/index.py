@@ -261,6 +261,9 @@ class StoreIndex:
     ) -> bool:
         """Make one file searchable; False when it no longer waits for this job.
 
+        A file that it replaces is gone in the same transaction, so that SQL never shows both or
+        neither; memory forgets it last, and a search that held on to it begins again.
+
         Args:
             vectors: float32 array of shape (len(new), dim), unit norm.
             build: that the vectors were made for.
@@ -300,8 +303,10 @@ class StoreIndex:
                     if info is not None:
                         info = replace(info, version=version)
                     await self._insert(connection, file_id, new, info)
-                    about = select(vector_store_files.c.attributes, vector_store_files.c.access)
+                    table = vector_store_files.c
+                    about = select(table.attributes, table.access, table.replaces)
                     labels = (await connection.execute(about.where(self._is(file_id)))).one()
+                    replaced = await self._replaced(connection, labels.replaces)
             if not done.rowcount:
                 await self._pool.run(self._forget_words, file_id)
                 if info is None:
@@ -312,8 +317,19 @@ class StoreIndex:
             if new:
                 await self._pool.run(self.engine.publish, info)
             self._advance(version)
+            if replaced:
+                await self._forget(labels.replaces, replaced)
         self.compact_soon()
         return True
+
+    async def _replaced(self, connection: AsyncConnection, file_id: str | None) -> int:
+        """Detach a file for the one that replaces it; returns the version, 0 where it is not in."""
+        if file_id is None:
+            return 0
+        gone = await connection.execute(delete(vector_store_files).where(self._is(file_id)))
+        if not gone.rowcount:
+            return 0
+        return await remove_passages(connection, self.store_id, file_id)
 
     def _advance(self, version: int) -> None:
         """Note that memory has followed a change; not when another gateway's came before it."""

@@ -25,7 +25,7 @@ from app.retrieval.embedding import Embedder
 from app.retrieval.files import FileService
 from app.retrieval.index import BuildChanged, NewPassage
 from app.retrieval.parsing import DocumentError, parse
-from app.retrieval.store_files import StoreFiles
+from app.retrieval.store_files import StoreFile, StoreFiles
 from app.retrieval.types import embedded_text
 from app.store.jobs import FINAL, Job, Jobs
 
@@ -66,6 +66,21 @@ class Ingestion:
         args = {"store_id": store_id, "file_id": file_id, "subject": subject}
         await self._jobs.submit(tenant_id, KIND, args, job_id)
 
+    async def ingest(self, tenant_id: str, subject: str, entry: StoreFile) -> None:
+        """Do at once, within another job, what the job of an attached file would do.
+
+        The same file again goes on where it was cut, as the steps of its own job would.
+        """
+        assert entry.job_id is not None
+        args = {"store_id": entry.vector_store_id, "file_id": entry.file_id, "subject": subject}
+        job = Job(entry.job_id, tenant_id, KIND, args)
+        await self._prepare(job)
+        await self._index(job)
+
+    async def clear(self, entry: StoreFile) -> None:
+        """Remove what was prepared of a file that will not be ingested."""
+        await asyncio.to_thread(self._files.blobs.delete, _work_key(entry.job_id))
+
     async def resume(self) -> None:
         """Finish what a crash left undone: jobs never begun, ends never told, bytes to remove."""
         unfinished = await self._attached.unfinished()
@@ -89,7 +104,7 @@ class Ingestion:
             await self._attached.cancel_file(store_id, file_id, job.id)
         else:
             await self._attached.fail(store_id, file_id, job.id, "server_error", message)
-        await asyncio.to_thread(self._files.blobs.delete, _work_key(job))
+        await asyncio.to_thread(self._files.blobs.delete, _work_key(job.id))
 
     async def _prepare(self, job: Job) -> None:
         store_id, file_id = job.args["store_id"], job.args["file_id"]
@@ -135,7 +150,7 @@ class Ingestion:
                 call.error_code = "server_error"
                 return
             body = io.BytesIO(orjson.dumps(chunks))
-            await asyncio.to_thread(self._files.blobs.put, _work_key(job), body)
+            await asyncio.to_thread(self._files.blobs.put, _work_key(job.id), body)
 
     def _cut(
         self,
@@ -164,13 +179,13 @@ class Ingestion:
             except NotFound:
                 entry = None
             if entry is None or not entry.waits_for(job.id):
-                await asyncio.to_thread(self._files.blobs.delete, _work_key(job))
+                await asyncio.to_thread(self._files.blobs.delete, _work_key(job.id))
                 return
             chunks = orjson.loads(await asyncio.to_thread(self._read_work, job))
             with contextlib.suppress(NotFound):  # the store was deleted meanwhile
                 while not await self._added(call, job, chunks):
                     log.info("the index of %s was switched; %s is embedded anew", store_id, file_id)
-            await asyncio.to_thread(self._files.blobs.delete, _work_key(job))
+            await asyncio.to_thread(self._files.blobs.delete, _work_key(job.id))
 
     async def _added(self, call: Call, job: Job, chunks: list[dict[str, Any]]) -> bool:
         """Embed a file and make it searchable; False when another build is searched by then."""
@@ -192,7 +207,7 @@ class Ingestion:
         return True
 
     def _read_work(self, job: Job) -> bytes:
-        with self._files.blobs.open(_work_key(job)) as stream:
+        with self._files.blobs.open(_work_key(job.id)) as stream:
             return stream.read()
 
 
@@ -211,8 +226,8 @@ async def embedded(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float
     return np.concatenate(parts) if parts else np.empty((0, embedder.dim), np.float32)
 
 
-def _work_key(job: Job) -> str:
-    return f"work-{job.id}"
+def _work_key(job_id: str | None) -> str:
+    return f"work-{job_id}"
 
 
 def _new_passage(store_id: str, job_id: str, piece: dict[str, Any], tokens: int) -> NewPassage:

@@ -34,6 +34,7 @@ WIDE = 4  # times k are fused, 50 at least
 LEAST_WIDE = 50
 NAMED_DENSE = 0.4  # weight of the vectors where the query names an identifier
 SWITCHES = 5  # of a store's index that one search follows
+ANEW = 3  # times that one search begins again because files were replaced
 RERANKED = 20  # best of the first stage that the cross-encoder reads
 
 
@@ -184,21 +185,26 @@ class Searches:
         if not query.strip():
             raise BadRequest("The query is empty. Send some words.", param="query")
         accepts = compile_filter(filters) if filters else None
-        stores = [
-            await self._stores.searchable(call.tenant_id, store_id)
-            for store_id in dict.fromkeys(store_ids)
-        ]
         vectors: dict[str, NDArray[np.float32]] = {}  # of the query, by model
-        found: list[tuple[Found, StoreIndex]] = []
-        for store in stores:
-            found += await self._in_store(call, store, query, k, accepts, ranking, vectors)
-            await self._stores.touch(store)
-        found.sort(key=lambda pair: -pair[0].score)
         chosen_among = ranking.rerank or not ranking.near_duplicates or ranking.diversity > 0
         first = k + LEAST_WIDE if chosen_among else k
-        hits = await self._read(call.principal, found[:first])
-        if len(hits) < min(first, len(found)):  # some were removed a moment ago
-            hits += await self._read(call.principal, found[first : first + LEAST_WIDE])
+        for left in reversed(range(ANEW)):
+            stores = [
+                await self._stores.searchable(call.tenant_id, store_id)
+                for store_id in dict.fromkeys(store_ids)
+            ]
+            found: list[tuple[Found, StoreIndex]] = []
+            for store in stores:
+                found += await self._in_store(call, store, query, k, accepts, ranking, vectors)
+                await self._stores.touch(store)
+            found.sort(key=lambda pair: -pair[0].score)
+            hits = await self._read(call.principal, found[:first])
+            if len(hits) == min(first, len(found)):
+                break
+            # what was removed a moment ago may have another in its place by now
+            if not left or not await self._changed(call.tenant_id, stores):
+                hits += await self._read(call.principal, found[first : first + LEAST_WIDE])
+                break
         if ranking.rerank:
             hits = await self._rerank(call, query, hits, ranking.rerank_budget_ms)
         if not ranking.near_duplicates or ranking.diversity > 0:
@@ -207,6 +213,11 @@ class Searches:
         call.features["retrieval_score"] = hits[0].score if hits else 0.0
         call.lineage["stores"] = [store.id for store in stores]
         return hits
+
+    async def _changed(self, tenant_id: str, stores: Sequence[VectorStore]) -> bool:
+        """Whether a store's contents are others than when the search began."""
+        now = [await self._stores.searchable(tenant_id, s.id) for s in stores]
+        return [s.version for s in now] != [s.version for s in stores]
 
     async def frequencies(
         self, call: Call, store_ids: Sequence[str], text: str

@@ -21,7 +21,14 @@ from app.retrieval.contents import remove_passages
 from app.retrieval.index import StoreIndex
 from app.retrieval.types import AttributeValue, Passage
 from app.store.db import Database
-from app.store.models import file_batches, files, passages, vector_store_files, vector_stores
+from app.store.models import (
+    connector_items,
+    file_batches,
+    files,
+    passages,
+    vector_store_files,
+    vector_stores,
+)
 from app.store.paging import Page, page_of
 
 
@@ -34,6 +41,7 @@ class StoreFile:
     status: str
     attributes: dict[str, AttributeValue]
     access: dict[str, list[str]] | None
+    replaces: str | None
     chunking: dict[str, Any]
     last_error: dict[str, str] | None
     usage_bytes: int
@@ -73,12 +81,14 @@ class StoreFiles:
         chunking: dict[str, Any],
         batch: bool = False,
         access: AccessList | None = None,
+        replaces: str | None = None,
     ) -> tuple[str | None, dict[str, str]]:
         """Attach files as ``in_progress``.
 
         Returns the batch id, and for each newly attached file the id of the job that is to
         ingest it: recorded here, so that a crash before the job begins neither loses nor
-        doubles it.
+        doubles it. The file that it ``replaces`` leaves the store in the moment in which the
+        new one can be found.
 
         Raises:
             NotFound: the store or a file does not exist, or the caller may not see the file.
@@ -122,6 +132,7 @@ class StoreFiles:
                     "status": "in_progress",
                     "attributes": attributes,
                     "access": stored,
+                    "replaces": replaces,
                     "chunking": chunking or store.chunking,
                     "usage_bytes": 0,
                     "batch_id": batch_id,
@@ -297,7 +308,13 @@ class StoreFiles:
             )
 
     async def unfinished(self) -> list[Unfinished]:
-        """The attached files that are neither searchable nor failed yet."""
+        """The attached files that are neither searchable nor failed yet.
+
+        Without those that a connector brings in: its next sync goes on with them.
+        """
+        brought = select(connector_items.c.id).where(
+            connector_items.c.next_file_id == vector_store_files.c.file_id
+        )
         query = (
             select(
                 vector_stores.c.tenant_id,
@@ -309,6 +326,7 @@ class StoreFiles:
             .where(
                 vector_store_files.c.status == "in_progress",
                 vector_store_files.c.job_id.is_not(None),
+                ~brought.exists(),
             )
         )
         async with self._db.read() as connection:

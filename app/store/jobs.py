@@ -76,6 +76,7 @@ class Jobs:
         self._db, self._url, self._executor = db, url, executor
         self._concurrency = concurrency
         self._kinds: dict[str, Sequence[tuple[str, Step]]] = {}
+        self._apart: dict[str, int] = {}  # by kind: jobs at once in a queue of their own
         self._ended: dict[str, Ended] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._workflow: Any = None
@@ -83,9 +84,18 @@ class Jobs:
         self._running: set[asyncio.Task[Any]] = set()
 
     def register(
-        self, kind: str, steps: Sequence[tuple[str, Step]], ended: Ended | None = None
+        self,
+        kind: str,
+        steps: Sequence[tuple[str, Step]],
+        ended: Ended | None = None,
+        *,
+        apart: int | None = None,
     ) -> None:
         """Name the steps of a kind of job; before :meth:`start`.
+
+        Args:
+            apart: run so many of the kind at once, beside the others; None: they wait in one
+                line with all jobs.
 
         ``ended`` is told, with a message for the owner, when a job fails or is cancelled; it
         may be told twice after a crash.
@@ -93,6 +103,8 @@ class Jobs:
         self._kinds[kind] = steps
         if ended is not None:
             self._ended[kind] = ended
+        if apart is not None:
+            self._apart[kind] = apart
 
     async def start(self) -> None:
         """Launch DBOS and take up what was running when the process ended."""
@@ -128,7 +140,13 @@ class Jobs:
 
         self._workflow = run_job
         DBOS.launch()
-        DBOS.register_queue(QUEUE, worker_concurrency=self._concurrency, polling_interval_sec=0.5)
+        queues = {QUEUE: self._concurrency}
+        queues |= {self._queue_of(kind): most for kind, most in self._apart.items()}
+        for name, most in queues.items():
+            DBOS.register_queue(name, worker_concurrency=most, polling_interval_sec=0.5)
+
+    def _queue_of(self, kind: str) -> str:
+        return f"{QUEUE}-{kind}" if kind in self._apart else QUEUE
 
     def _run(self, step: Step, job: Job) -> Any:
         return self._await(self._step(step, job))
@@ -211,7 +229,14 @@ class Jobs:
         from dbos import DBOS, SetWorkflowID
 
         with SetWorkflowID(job.id):
-            DBOS.enqueue_workflow(QUEUE, self._workflow, job.id, job.tenant_id, job.kind, job.args)
+            DBOS.enqueue_workflow(
+                self._queue_of(job.kind),
+                self._workflow,
+                job.id,
+                job.tenant_id,
+                job.kind,
+                job.args,
+            )
 
     async def resume_lost(self) -> None:
         """Set right what a crash left between our table and DBOS's.

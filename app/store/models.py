@@ -162,6 +162,7 @@ vector_store_files = Table(
     Column("attributes", JSON, nullable=False),
     # {"users": [...], "groups": [...]}; null: whoever may search the store
     Column("access", JSON(none_as_null=True)),
+    Column("replaces", Id),  # the file that goes as soon as this one is searchable
     Column("chunking", JSON, nullable=False),
     Column("last_error", JSON),
     Column("usage_bytes", BigInteger, nullable=False),
@@ -243,6 +244,64 @@ build_files = Table(  # what a build holds besides the one that is searched
     Column("build", Id, primary_key=True),
     Column("file_id", Id, primary_key=True),
     Column("job_id", Id, nullable=False),  # of the attachment that it is
+)
+
+# retrieval: connectors ------------------------------------------------------------------
+connectors = Table(
+    "connectors",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("tenant_id", Id, nullable=False, index=True),
+    Column("vector_store_id", Id, ForeignKey("vector_stores.id"), nullable=False, index=True),
+    Column("source", String(100), nullable=False),  # its name in the settings
+    Column("path", Text, nullable=False),
+    Column("include", JSON, nullable=False),
+    Column("exclude", JSON, nullable=False),
+    Column("attributes", JSON, nullable=False),
+    # "source", or a list as of a file; null: whoever may search the store
+    Column("access", JSON(none_as_null=True)),
+    Column("chunking", JSON, nullable=False),
+    Column("owner", String(300), nullable=False),  # who made it
+    Column("freshness_s", Integer, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("job_id", Id),  # of the newest sync, which has began_at and no ended_at while it runs
+    Column("began_at", Float),
+    Column("ended_at", Float),
+    Column("whole_at", Float),  # when the last sync without an error ended
+    Column("next_sync_at", Float, index=True),
+    Column("removed", Integer, nullable=False),  # documents, by the newest sync
+    Column("counts", JSON(none_as_null=True)),
+    Column("error", JSON(none_as_null=True)),
+    Column("failures", Integer, nullable=False),  # syncs in a row
+    Column("allow_removal", Boolean, nullable=False),  # of more than half, in the newest sync
+    Column("listing", BigInteger, nullable=False),  # number of the last that began
+    Column("listed", BigInteger, nullable=False),  # number of the last that came to its end
+    Column("created_at", Float, nullable=False),
+    Column("deleted_at", Float),  # its documents are still to go
+    Column("keep_documents", Boolean, nullable=False),
+)
+connector_items = Table(
+    "connector_items",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("connector_id", Id, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("key_hash", String(64), nullable=False),  # SHA-256; keys are too long for an index
+    Column("fingerprint", Text, nullable=False),
+    Column("filename", String(500), nullable=False),
+    Column("attributes", JSON, nullable=False),
+    Column("access", JSON(none_as_null=True)),  # as the source lists it
+    Column("relabel", Boolean, nullable=False),  # access or attributes are still to be written
+    Column("status", String(20), nullable=False),  # pending, completed, failed
+    Column("error", JSON(none_as_null=True)),
+    Column("file_id", Id),  # that is searchable
+    Column("next_file_id", Id, index=True),  # on its way, with the fingerprint that it is of
+    Column("next_fingerprint", Text),
+    Column("listing", BigInteger, nullable=False),  # the last that had it
+    Column("outcome", String(20)),  # added, changed: what the sync of this listing did
+    Column("done_in", BigInteger),
+    Index("ix_connector_items_key", "connector_id", "key_hash", unique=True),
+    Index("ix_connector_items_status", "connector_id", "status"),
 )
 
 # llm -----------------------------------------------------------------------------------

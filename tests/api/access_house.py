@@ -130,6 +130,11 @@ def furnished(gateway: Gateway, issuer: Issuer) -> House:
     ids["batch"] = admin.ok("POST", f"{path}/file_batches", batch)["id"]
     admin.ok("POST", f"{path}/files", {"file_id": ids["open"]})
     wait_for(lambda: admin.ok("GET", path)["file_counts"]["completed"] == 2, 60, "the files")
+    ids["followed"] = admin.ok("POST", "/v1/vector_stores", {"name": "followed"})["id"]
+    path = f"/v1/vector_stores/{ids['followed']}/connectors"
+    body = {"source": "minutes", "access": ACCESS}
+    ids["connector"] = admin.ok("POST", path, body)["id"]
+    wait_for(lambda: admin.ok("GET", f"{path}/{ids['connector']}")["fresh"], 60, "the sync")
     ids["response"] = admitted["the user"].ok("POST", "/v1/responses", grounded(ids["store"]))["id"]
     ids["job"] = next(
         r["lineage"]["job"] for r in admin.ok("GET", "/v1/audit")["data"] if r["door"] == "job"

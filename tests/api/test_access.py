@@ -21,6 +21,7 @@ from app.retrieval.search import Searches, find
 from app.retrieval.store_files import StoreFiles
 from tests.api.access_house import (
     ASKED,
+    SECRET,
     SECRET_FACT,
     SECRET_NAME,
     Caller,
@@ -46,7 +47,11 @@ def house(
     folder = tmp_path_factory.mktemp("doors")
     issuer = Issuer()
     (folder / "jwks.json").write_text(issuer.jwks())
+    (folder / "minutes").mkdir()
+    (folder / "minutes" / SECRET_NAME).write_text(SECRET)
+    source = {"kind": "folder", "path": str(folder / "minutes"), "tenants": ["*"]}
     env = {
+        "OSTIARY_SOURCES": json.dumps({"minutes": source}),
         "OSTIARY_LLM_URL": fake_model_server,
         "OSTIARY_LLM_MODEL": "stub",
         "OSTIARY_OIDC_ISSUER": ISSUER,
@@ -63,6 +68,7 @@ def house(
 
 
 STORE = "/v1/vector_stores/{store}"
+CONNECTORS = "/v1/vector_stores/{followed}/connectors"
 FILE = f"{STORE}/files/{{file}}"
 SEARCH = {"query": ASKED}
 NOT_THERE, SILENT, TOTALS = "not there", "silent", "totals"
@@ -142,6 +148,17 @@ DOORS: dict[tuple[str, str], list[Attempt]] = {
     ("GET", "/v1/vector_stores/{vector_store_id}/builds/{build_id}"): [
         (f"{STORE}/builds/original", None, TOTALS),
     ],
+    ("GET", "/v1/vector_stores/{vector_store_id}/connectors"): [(CONNECTORS, None, TOTALS)],
+    ("GET", "/v1/vector_stores/{vector_store_id}/connectors/{connector_id}"): [
+        (f"{CONNECTORS}/{{connector}}", None, TOTALS),
+    ],
+    ("POST", "/v1/vector_stores/{vector_store_id}/connectors/{connector_id}"): [
+        (f"{CONNECTORS}/{{connector}}", {"enabled": True}, TOTALS),
+    ],
+    ("GET", "/v1/vector_stores/{vector_store_id}/connectors/{connector_id}/items"): [
+        (f"{CONNECTORS}/{{connector}}/items", None, SILENT),
+        (f"{CONNECTORS}/{{connector}}/items?status=completed&order=asc", None, SILENT),
+    ],
     ("GET", "/v1/jobs/{job_id}"): [("/v1/jobs/{job}", None, TOTALS)],
     ("GET", "/v1/jobs/{job_id}/events"): [("/v1/jobs/{job}/events", None, TOTALS)],
     ("GET", "/v1/usage"): [("/v1/usage", None, TOTALS)],
@@ -164,6 +181,10 @@ BESIDE = {
     ("POST", "/v1/vector_stores/{vector_store_id}/builds"): "totals",
     ("POST", "/v1/vector_stores/{vector_store_id}/builds/{build_id}/activate"): "totals",
     ("DELETE", "/v1/vector_stores/{vector_store_id}/builds/{build_id}"): "deletes",
+    ("GET", "/v1/sources"): "names and kinds",
+    ("POST", "/v1/vector_stores/{vector_store_id}/connectors"): "what the caller sent",
+    ("POST", "/v1/vector_stores/{vector_store_id}/connectors/{connector_id}/sync"): "a state",
+    ("DELETE", "/v1/vector_stores/{vector_store_id}/connectors/{connector_id}"): "deletes",
     ("POST", "/v1/jobs/{job_id}/cancel"): "a state",
     ("POST", "/v1/guardrails/analyze"): "what the caller sent",
     ("POST", "/v1/guardrails/anonymize"): "what the caller sent",

@@ -27,6 +27,8 @@ class Tenant:
     batch: str = ""
     response: str = ""
     job: str = ""
+    followed: str = ""  # the store of the connector
+    connector: str = ""
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
         sent = {"authorization": f"Bearer {self.key}", **headers}
@@ -66,7 +68,13 @@ def owner(gateway: Gateway) -> Tenant:
     job = next(
         r["lineage"]["job"] for r in tenant.ok("GET", "/v1/audit")["data"] if r["door"] == "job"
     )
-    return Tenant(gateway, tenant.id, tenant.key, file, store, batch, response, job)
+    followed = tenant.ok("POST", "/v1/vector_stores", {"name": "tolls"})["id"]
+    path = f"/v1/vector_stores/{followed}/connectors"
+    connector = tenant.ok("POST", path, {"source": "followed"})["id"]
+    wait_for(lambda: tenant.ok("GET", f"{path}/{connector}")["fresh"])
+    return Tenant(
+        gateway, tenant.id, tenant.key, file, store, batch, response, job, followed, connector
+    )
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +88,9 @@ def stranger(gateway: Gateway, owner: Tenant) -> Iterator[Tenant]:
     assert owner.ok("GET", f"/v1/jobs/{owner.job}")["status"] == "completed"
     assert owner.ok("GET", f"/v1/responses/{owner.response}")["id"] == owner.response
     assert owner.ok("POST", f"{path}/search", {"query": "harbour fee"})["data"]
+    path = f"/v1/vector_stores/{owner.followed}"
+    assert owner.ok("GET", f"{path}/connectors/{owner.connector}")["state"] == "idle"
+    assert owner.ok("POST", f"{path}/search", {"query": "toll"})["data"]
 
 
 FOREIGN = (
@@ -100,6 +111,15 @@ FOREIGN = (
     ("GET", "/v1/vector_stores/{store}/file_batches/{batch}", None),
     ("POST", "/v1/vector_stores/{store}/file_batches/{batch}/cancel", None),
     ("GET", "/v1/vector_stores/{store}/file_batches/{batch}/files", None),
+    ("POST", "/v1/vector_stores/{followed}/connectors", {"source": "followed"}),
+    ("GET", "/v1/vector_stores/{followed}/connectors", None),
+    ("GET", "/v1/vector_stores/{followed}/connectors/{connector}", None),
+    ("POST", "/v1/vector_stores/{followed}/connectors/{connector}", {"enabled": False}),
+    ("POST", "/v1/vector_stores/{followed}/connectors/{connector}/sync", None),
+    ("GET", "/v1/vector_stores/{followed}/connectors/{connector}/items", None),
+    ("DELETE", "/v1/vector_stores/{followed}/connectors/{connector}", None),
+    ("GET", "/v1/vector_stores/{my_store}/connectors/{connector}", None),
+    ("DELETE", "/v1/vector_stores/{my_store}/connectors/{connector}", None),
     ("GET", "/v1/jobs/{job}", None),
     ("GET", "/v1/jobs/{job}/events", None),
     ("POST", "/v1/jobs/{job}/cancel", None),
@@ -152,6 +172,8 @@ def test_what_is_anothers_is_not_found_and_looks_as_if_it_never_was(
         "{batch}": owner.batch,
         "{job}": owner.job,
         "{response}": owner.response,
+        "{followed}": owner.followed,
+        "{connector}": owner.connector,
     }
     nobodys = {name: value[:-6] + "ffffff" for name, value in theirs.items()}
     told = []
@@ -235,6 +257,10 @@ NEEDED = (
     ("GET", "/v1/vector_stores", "vector_stores:read"),
     ("POST", "/v1/vector_stores", "vector_stores:write"),
     ("POST", "/v1/vector_stores/vs_x/search", "vector_stores:search"),
+    ("GET", "/v1/sources", "connectors:read"),
+    ("GET", "/v1/vector_stores/vs_x/connectors", "connectors:read"),
+    ("POST", "/v1/vector_stores/vs_x/connectors", "connectors:write"),
+    ("DELETE", "/v1/vector_stores/vs_x/connectors/cn_x", "connectors:write"),
     ("GET", "/v1/jobs/job_x", "jobs:read"),
     ("POST", "/v1/jobs/job_x/cancel", "jobs:write"),
     ("POST", "/v1/chat/completions", "chat:write"),

@@ -1,0 +1,1 @@
+"""Connectors: places outside whose documents a vector store follows."""
