@@ -20,6 +20,8 @@ SCOPES = {
     "vector_stores:read": "stores, their files and the text of their files; the page",
     "vector_stores:write": "making, changing, filling and deleting stores",
     "vector_stores:search": "searching stores",
+    "connectors:read": "sources, connectors and what became of their documents",
+    "connectors:write": "following sources, syncing now, pausing and deleting connectors",
     "jobs:read": "the state of jobs",
     "jobs:write": "cancelling jobs",
     "guardrails:use": "finding and replacing personal data as a service",
