@@ -37,6 +37,7 @@ from app.retrieval.access import require_seen
 from app.retrieval.rewrite import Turn, rewrite_by_rules
 
 if TYPE_CHECKING:
+    from app.retrieval.collections import VectorStore
     from app.retrieval.store_files import StoreFiles
 
 router = APIRouter(
@@ -52,9 +53,12 @@ Filter = Annotated[
 
 
 async def _shown(services: Any, tenant_id: str, store_id: str) -> StoreObject:
-    store = await services.vector_stores.get(tenant_id, store_id)
-    counts = await services.vector_stores.counts([store_id])
-    return show_store(store, counts[store_id])
+    return await _with_counts(services, await services.vector_stores.get(tenant_id, store_id))
+
+
+async def _with_counts(services: Any, store: VectorStore) -> StoreObject:
+    counts = await services.vector_stores.counts([store.id])
+    return show_store(store, counts[store.id])
 
 
 @router.post("")
@@ -111,8 +115,9 @@ async def list_vector_stores(
 async def get_vector_store(request: Request, call: Read, vector_store_id: Id) -> StoreObject:
     """Get a vector store, with the state of its index."""
     services: Any = request.app.state.services
-    shown = await _shown(services, call.tenant_id, vector_store_id)
-    store, state = await services.vector_stores.state(call.tenant_id, vector_store_id)
+    store = await services.vector_stores.get(call.tenant_id, vector_store_id)
+    shown = await _with_counts(services, store)
+    state = await services.vector_stores.state(store)
     shown.ostiary = StoreState(
         **asdict(state), embedding_model=store.embedding_model, build=store.build
     )

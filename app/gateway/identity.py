@@ -100,13 +100,11 @@ class Identity(KeyStore):
         raise _unknown()
 
     async def _verify_key(self, key: str, digest: str) -> tuple[Principal, float | None]:
-        async with self._db.read() as connection:
-            rows = await connection.execute(
-                select(api_keys, tenants.c.disabled_at)
-                .join(tenants, tenants.c.id == api_keys.c.tenant_id)
-                .where(api_keys.c.id == key_id_of(key))
-            )
-            row = rows.mappings().one_or_none()
+        row = await self._db.row(
+            select(api_keys, tenants.c.disabled_at)
+            .join(tenants, tenants.c.id == api_keys.c.tenant_id)
+            .where(api_keys.c.id == key_id_of(key))
+        )
         # compared also when the id is unknown: both cases take the same time
         same = hmac.compare_digest(row["secret_hash"] if row is not None else _NO_KEY, digest)
         if row is None or not same:

@@ -152,9 +152,7 @@ class KeyStore:
 
     async def find_tenant(self, tenant_id: str) -> Tenant | None:
         """The tenant, disabled or not, or None."""
-        async with self._db.read() as connection:
-            rows = await connection.execute(select(tenants).where(tenants.c.id == tenant_id))
-            row = rows.mappings().one_or_none()
+        row = await self._db.row(select(tenants).where(tenants.c.id == tenant_id))
         return None if row is None else Tenant(**row)
 
     async def budget_of(self, tenant_id: str) -> float | None:

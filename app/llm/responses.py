@@ -243,8 +243,7 @@ class Responses:
         )
         if not call.principal.sees_all:  # it quotes what another caller may not see
             query = query.where(responses.c.owner == call.principal.owner)
-        async with self._db.read() as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
+        row = await self._db.row(query)
         if row is None:
             raise NotFound("response", response_id)
         return row

@@ -204,8 +204,7 @@ class VectorStores:
             vector_stores.c.tenant_id == tenant_id,
             vector_stores.c.deleted_at.is_(None),
         )
-        async with self._db.read() as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
+        row = await self._db.row(query)
         if row is None:
             raise NotFound("vector store", store_id)
         return VectorStore(**row)
@@ -323,16 +322,21 @@ class VectorStores:
         """File counts by status and the bytes used, by store."""
         table = vector_store_files.c
         query = (
-            select(table.vector_store_id, table.status, func.count(), func.sum(table.usage_bytes))
+            select(
+                table.vector_store_id,
+                table.status,
+                func.count().label("files"),
+                func.sum(table.usage_bytes).label("bytes"),
+            )
             .where(table.vector_store_id.in_(store_ids))
             .group_by(table.vector_store_id, table.status)
         )
         out = {i: {**dict.fromkeys(STATUSES, 0), "total": 0, "bytes": 0} for i in store_ids}
-        async with self._db.read() as connection:
-            for store_id, status, count, size in await connection.execute(query):
-                out[store_id][status] += count
-                out[store_id]["total"] += count
-                out[store_id]["bytes"] += int(size or 0)
+        for row in await self._db.rows(query):
+            counts = out[row["vector_store_id"]]
+            counts[row["status"]] += row["files"]
+            counts["total"] += row["files"]
+            counts["bytes"] += int(row["bytes"] or 0)
         return out
 
     # -- opened indexes -----------------------------------------------------------------
@@ -385,11 +389,10 @@ class VectorStores:
                 return
             await self._open.pop(idle).close()
 
-    async def state(self, tenant_id: str, store_id: str) -> tuple[VectorStore, EngineState]:
-        """A store, and what the index that is searched is like now."""
-        store = await self.get(tenant_id, store_id)
+    async def state(self, store: VectorStore) -> EngineState:
+        """What the index of a store that is searched is like now."""
         async with self.using(store, store.version) as index:
-            return store, await self._query_pool.run(index.engine.state)
+            return await self._query_pool.run(index.engine.state)
 
     async def close(self) -> None:
         """Close every opened store."""

@@ -339,6 +339,5 @@ class Searches:
             files.file_id == passages.c.file_id
         )
         query = select(passages, files.access).join(vector_store_files, same).where(wanted)
-        async with self._db.read() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        rows = await self._db.rows(query)
         return [row for row in rows if sees(who, access_list(row["access"]))]

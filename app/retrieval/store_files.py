@@ -183,8 +183,7 @@ class StoreFiles:
             vector_store_files.c.vector_store_id == store_id,
             vector_store_files.c.file_id == file_id,
         )
-        async with self._db.read() as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
+        row = await self._db.row(query)
         if row is None:
             raise _not_attached(file_id)
         return StoreFile(**row)

@@ -84,7 +84,8 @@ async def test_a_store_moves_to_another_engine_or_model_and_finds_the_same(
     before = await found(house, store)
     build = await built(house, store, engine=engine, model=model)
     assert (build.passages, build.recall, build.error) == (5, 1.0, None)
-    about, state = await house.stores.state(TENANT, store)
+    about = await house.stores.get(TENANT, store)
+    state = await house.stores.state(about)
     assert (about.build, about.engine, state.engine, state.vectors) == (build.id, engine, engine, 5)
     assert about.embedding_model == (model or "bge-small-en")
     assert await found(house, store) == before == [[f] for f in files]
@@ -125,7 +126,8 @@ async def test_what_changes_beside_a_build_is_in_it_and_going_back_finds_it_too(
     await house.builds.activate(made_call(), store, "original")
     await over(house, store, "original")
     await house.reopen()  # as a restart reads it
-    about, state = await house.stores.state(TENANT, store)
+    about = await house.stores.get(TENANT, store)
+    state = await house.stores.state(about)
     assert (about.build, about.engine, state.vectors) == ("original", "faiss", 5)
     assert set(files_of(await house.search(store, TEXTS[1]))) == {*files[2:], new, newer}
 
@@ -139,7 +141,7 @@ async def test_a_file_attached_anew_beside_a_build_keeps_its_new_passages(house:
     await house.builds.activate(made_call(), store, build.id)
     await over(house, store, build.id)
     await house.reopen()
-    _, state = await house.stores.state(TENANT, store)
+    state = await house.stores.state(await house.stores.get(TENANT, store))
     assert state.vectors == 5
     hits = await house.search(store, "When do people go on vacation?")
     assert hits[0].passage.text == "Holidays are taken in August."
