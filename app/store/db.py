@@ -65,14 +65,15 @@ class Database:
             if self.is_sqlite:
                 loop = asyncio.get_running_loop()
                 read = partial(self._rows, query)
-                found: Sequence[RowMapping] = await loop.run_in_executor(self._readers, read)
-                return found
+                return await loop.run_in_executor(self._readers, read)
             async with self.engine.connect() as connection:
-                return (await connection.execute(query)).mappings().all()
+                rows: Sequence[RowMapping] = (await connection.execute(query)).mappings().all()
+                return rows
 
     def _rows(self, query: Select[Any]) -> Sequence[RowMapping]:
         with self.sync_engine.connect() as connection:
-            return connection.execute(query).mappings().all()
+            rows: Sequence[RowMapping] = connection.execute(query).mappings().all()
+            return rows
 
     async def row(self, query: Select[Any]) -> RowMapping | None:
         """The only row of a query, None where there is none; see :meth:`rows`."""
