@@ -78,7 +78,7 @@ class Ingestion:
         await self._index(job)
 
     async def clear(self, entry: StoreFile) -> None:
-        """Remove what was prepared of a file that will not be ingested."""
+        """Remove what was prepared of a file that needs no ingestion any more."""
         await asyncio.to_thread(self._files.blobs.delete, _work_key(entry.job_id))
 
     async def resume(self) -> None:

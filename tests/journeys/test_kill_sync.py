@@ -123,7 +123,8 @@ def prove(gateway: Gateway, admin: Caller, path: str, folder: Folder) -> None:
         for hit in hits:
             assert f"of version {version}," in hit["content"][0]["text"]
     blobs = [p.name for p in (gateway.data_dir / "files").iterdir() if "partial" not in p.name]
-    assert len(blobs) == len(wanted), blobs
+    assert [name for name in blobs if not name.startswith("file-")] == []
+    assert len(blobs) == len(wanted)
     engine = create_engine(gateway.database_url)
     with engine.connect() as connection:
         query = "SELECT count(*), count(DISTINCT file_id) FROM passages"

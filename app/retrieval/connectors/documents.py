@@ -107,6 +107,7 @@ class Documents:
         entry = await self._entry(connector, known.next_file_id)
         same = known.next_fingerprint == known.fingerprint
         if entry is not None and entry.status == "completed":
+            await self._ingestion.clear(entry)  # a crash may have kept its last step from that
             if known.file_id is not None:
                 await self.drop(call, known.file_id)
             done: dict[str, Any] = {"file_id": known.next_file_id}
