@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import time
 
 import pytest
@@ -108,3 +110,14 @@ def test_names_and_places_are_found_by_the_language_model(detector: PiiDetector)
         ("LOCATION", "Berlin"),
     ]
     assert found == detector.detect(text, ["PERSON", "LOCATION"], lambda _: 0.4)
+
+
+def test_torch_is_not_loaded_for_names_and_patterns_and_can_be_afterwards() -> None:
+    code = (
+        "import sys; from app.guardrails.pii import PiiDetector\n"
+        "detector = PiiDetector(); detector.warm()\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+        "import torch; print(detector.detect('Jane Roe of Berlin', {'PERSON'}, lambda _: 0.3))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "PERSON" in done.stdout
