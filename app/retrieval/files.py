@@ -16,7 +16,7 @@ from app.errors import BadRequest, Conflict, NotFound, TooLarge
 from app.gateway.call import Call
 from app.gateway.idempotency import KEPT_S
 from app.ids import new_id
-from app.retrieval.access import visible_files
+from app.retrieval.visible import visible_files
 from app.store.blobs import Blobs
 from app.store.db import Database
 from app.store.models import files

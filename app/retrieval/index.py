@@ -18,13 +18,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.errors import NotFound
 from app.gateway.call import Principal
 from app.pools import Pool
-from app.retrieval.access import AccessList, StoreAccess, access_list, sees
+from app.retrieval.access import AccessList, access_list, sees
 from app.retrieval.contents import bump, passage_count, remove_passages
 from app.retrieval.engines.base import SegmentInfo, VectorEngine
 from app.retrieval.engines.faiss import FaissEngine
 from app.retrieval.lexical import LexicalIndex, RebuildNeeded
 from app.retrieval.manifest import Manifest
 from app.retrieval.types import AttributeValue
+from app.retrieval.visible import StoreAccess
 from app.store.db import Database
 from app.store.models import files, passages, vector_store_files, vector_stores
 

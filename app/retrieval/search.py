@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, select
 from app.errors import BadRequest, Unavailable
 from app.gateway.call import Call, Principal
 from app.pools import Pool
-from app.retrieval.access import Row, access_list, sees
+from app.retrieval.access import access_list, sees
 from app.retrieval.analysis import names
 from app.retrieval.collections import VectorStore, VectorStores, passage_of
 from app.retrieval.diversity import diversify, drop_near_duplicates, word_likeness
@@ -25,6 +25,7 @@ from app.retrieval.fusion import reciprocal_rank, weighted_sum
 from app.retrieval.index import BuildChanged, StoreIndex
 from app.retrieval.rerank import Candidate, Reranker
 from app.retrieval.types import DEFAULT_RANKING, AttributeValue, Hit, Passage, Ranking
+from app.retrieval.visible import Row
 from app.store.db import Database
 from app.store.models import passages, vector_store_files
 

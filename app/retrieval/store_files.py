@@ -15,11 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.errors import Conflict, NotFound
 from app.gateway.call import Call
 from app.ids import new_id
-from app.retrieval.access import AccessList, access_list, require_seen, sees, visible_files
+from app.retrieval.access import AccessList, access_list, require_seen, sees
 from app.retrieval.collections import STATUSES, VectorStores, passage_of
 from app.retrieval.contents import remove_passages
 from app.retrieval.index import StoreIndex
 from app.retrieval.types import AttributeValue, Passage
+from app.retrieval.visible import visible_files
 from app.store.db import Database
 from app.store.models import (
     connector_items,

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from app.errors import Conflict, Forbidden, NotFound
 from app.gateway.call import Call, Principal
-from app.retrieval.access import AccessList, StoreAccess, access_list, sees
+from app.retrieval.access import AccessList, access_list, sees
 from app.retrieval.engines.base import AllBut, Files
 from app.retrieval.index import StoreIndex
 from app.retrieval.search import Searches
 from app.retrieval.types import Hit, Ranking
+from app.retrieval.visible import StoreAccess
 from app.store.db import Database
 from app.store.migrate import migrate
 from tests.retrieval.stores import TENANT, TEXTS, House, ended, files_of, job_over, running
