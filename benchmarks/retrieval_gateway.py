@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import http.client
 import json
 import os
 import sqlite3
@@ -20,7 +19,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import psutil
@@ -31,6 +29,7 @@ from app.retrieval.engines.base import SegmentInfo
 from app.retrieval.engines.faiss import FaissEngine
 from benchmarks import retrieval_peer as peer
 from benchmarks import rig
+from benchmarks.client import Client
 from benchmarks.retrieval_ingest import percentiles
 from benchmarks.retrieval_store import Filled, Source, source
 from tests.retrieval.stores import House
@@ -39,30 +38,6 @@ ROUNDS = 5
 RERANKED_ROUND = 20  # questions of one round that are reranked
 SEED = 11
 BY_VECTORS = {"hybrid_search": {"embedding_weight": 1, "text_weight": 0}}
-
-
-class Client:
-    """One kept connection to a gateway."""
-
-    def __init__(self, url: str) -> None:
-        self._http = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
-
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        """The JSON of a reply, which must be a 200."""
-        head = {"authorization": f"Bearer {rig.KEY}", "content-type": "application/json"}
-        return self._asked("POST", path, json.dumps(body), head)
-
-    def get(self, path: str) -> Any:
-        """The JSON of a reply, which must be a 200."""
-        return self._asked("GET", path, None, {"authorization": f"Bearer {rig.KEY}"})
-
-    def _asked(self, verb: str, path: str, body: str | None, head: dict[str, str]) -> Any:
-        self._http.request(verb, path, body, head)
-        reply = self._http.getresponse()
-        text = reply.read()
-        if reply.status != 200:
-            raise RuntimeError(f"{path} answered {reply.status}: {text[:300]!r}")
-        return json.loads(text)
 
 
 def _settings() -> dict[str, str]:
