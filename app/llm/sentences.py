@@ -12,6 +12,9 @@ _CODE = re.compile(r"[_\d]|[a-z][A-Z]|^[A-Z]{2,}")  # SESSION_URL, 5.2, DynamoDB
 _NOT = re.compile(
     r"\b(?:no|not(?!\s+(?:only|just))|never|cannot|without|neither|nor|nope)\b(?!-)|n['’]t\b", re.I
 )
+_PROGRAM = re.compile(
+    r'"""|\bdef \w+\(|\bclass \w+\(|(?:^|\s)#\s|\bself\.\w|^\s*(?:from \S+ )?import \w', re.M
+)
 _CONDITION = re.compile(r"\b(?:if|unless|when|whether|where)\b[^,;:]*$", re.I)
 DENIED_WORDS = 3  # that a negation is taken to reach over, or further to a first content word
 _STOP = frozenset(
@@ -133,4 +136,5 @@ def is_prose(sentence: str) -> bool:
         and sentence.rstrip("\"')`").endswith((".", "!", "?"))
         and not sentence.endswith("...")
         and "```" not in sentence
+        and not _PROGRAM.search(sentence)
     )

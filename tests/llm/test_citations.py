@@ -101,5 +101,12 @@ def test_names_are_codes_numbers_and_capitals_inside_a_sentence() -> None:
 
 def test_code_labels_and_cut_sentences_are_not_prose() -> None:
     assert is_prose("Sessions last two weeks.")
+    assert is_prose("Set `USE_TZ = True` in the file of settings of class A.")
+    for text in (
+        'The framework # looks for them in this order. def author(self): """The name."""',
+        "from django.db import models. Use it then.",
+        "class Books(Page). Then self.x is set.",
+    ):
+        assert not is_prose(text)
     for text in ("```python", "def view(request):", "For example:", "Use it.", "You can use the"):
         assert not is_prose(text)
