@@ -100,7 +100,7 @@ class Identity(KeyStore):
         raise _unknown()
 
     async def _verify_key(self, key: str, digest: str) -> tuple[Principal, float | None]:
-        row = await self._db.row(
+        row = await self._db.one_or_none(
             select(api_keys, tenants.c.disabled_at)
             .join(tenants, tenants.c.id == api_keys.c.tenant_id)
             .where(api_keys.c.id == key_id_of(key))

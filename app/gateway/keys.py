@@ -152,7 +152,7 @@ class KeyStore:
 
     async def find_tenant(self, tenant_id: str) -> Tenant | None:
         """The tenant, disabled or not, or None."""
-        row = await self._db.row(select(tenants).where(tenants.c.id == tenant_id))
+        row = await self._db.one_or_none(select(tenants).where(tenants.c.id == tenant_id))
         return None if row is None else Tenant(**row)
 
     async def budget_of(self, tenant_id: str) -> float | None:

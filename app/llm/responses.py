@@ -243,7 +243,7 @@ class Responses:
         )
         if not call.principal.sees_all:  # it quotes what another caller may not see
             query = query.where(responses.c.owner == call.principal.owner)
-        row = await self._db.row(query)
+        row = await self._db.one_or_none(query)
         if row is None:
             raise NotFound("response", response_id)
         return row

@@ -204,7 +204,7 @@ class VectorStores:
             vector_stores.c.tenant_id == tenant_id,
             vector_stores.c.deleted_at.is_(None),
         )
-        row = await self._db.row(query)
+        row = await self._db.one_or_none(query)
         if row is None:
             raise NotFound("vector store", store_id)
         return VectorStore(**row)

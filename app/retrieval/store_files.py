@@ -184,7 +184,7 @@ class StoreFiles:
             vector_store_files.c.vector_store_id == store_id,
             vector_store_files.c.file_id == file_id,
         )
-        row = await self._db.row(query)
+        row = await self._db.one_or_none(query)
         if row is None:
             raise _not_attached(file_id)
         return StoreFile(**row)

@@ -75,7 +75,7 @@ class Database:
             rows: Sequence[RowMapping] = connection.execute(query).mappings().all()
             return rows
 
-    async def row(self, query: Select[Any]) -> RowMapping | None:
+    async def one_or_none(self, query: Select[Any]) -> RowMapping | None:
         """The only row of a query, None where there is none; see :meth:`rows`."""
         found = await self.rows(query)
         if len(found) > 1:

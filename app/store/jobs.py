@@ -283,7 +283,7 @@ class Jobs:
     async def get(self, tenant_id: str, job_id: str) -> JobRow:
         """Raises NotFound for an unknown id or another tenant's."""
         query = select(jobs).where(jobs.c.id == job_id, jobs.c.tenant_id == tenant_id)
-        row = await self._db.row(query)
+        row = await self._db.one_or_none(query)
         if row is None:
             raise NotFound("job", job_id)
         return JobRow(**row)

@@ -27,11 +27,11 @@ async def test_rows_are_those_of_a_connection(database_url: str) -> None:
     found = await asyncio.gather(*(db.rows(query) for _ in range(40)))
     assert all(len(rows) == 3 for rows in found)
 
-    one = await db.row(query.where(tenants.c.id == "t1"))
+    one = await db.one_or_none(query.where(tenants.c.id == "t1"))
     assert one is not None and one["name"] == "name 1"
-    assert await db.row(query.where(tenants.c.id == "none")) is None
+    assert await db.one_or_none(query.where(tenants.c.id == "none")) is None
     with pytest.raises(AssertionError):
-        await db.row(query)
+        await db.one_or_none(query)
     await db.close()
 
 
@@ -42,7 +42,7 @@ async def test_a_write_is_seen_by_the_query_after_it(database_url: str) -> None:
         async with db.write() as connection:
             values = {"id": f"t{n}", "name": f"name {n}", "created_at": 0.0}
             await connection.execute(insert(tenants).values(values))
-        assert await db.row(select(tenants).where(tenants.c.id == f"t{n}")) is not None
+        assert await db.one_or_none(select(tenants).where(tenants.c.id == f"t{n}")) is not None
     await db.close()
 
 
