@@ -21,7 +21,7 @@ from app.llm.gate import (
     shown,
 )
 from app.llm.router import Router
-from app.llm.sentences import is_prose, terms
+from app.llm.sentences import is_prose, spans, terms
 from app.llm.upstream import delta_text
 from app.llm.upstream_errors import UpstreamCut, UpstreamUnavailable
 from app.pools import Pool
@@ -213,10 +213,15 @@ def _extract(quotes: list[Quote]) -> list[tuple[str, Citation]]:
     for logit, other, source in quotes[1:]:
         if logit < quotes[0][0] - BEHIND:
             break
-        if other not in first and first not in other and not _overlap(first, other):
+        if not _repeats(other, first) and not _repeats(first, other) and not _overlap(first, other):
             chosen.append((other, source))
             break
     return [(_on_one_line(t), Citation(p, exact(t, p.text))) for t, p in chosen]
+
+
+def _repeats(part: str, other: str) -> bool:
+    """Whether a sentence of ``part`` stands in ``other`` word for word."""
+    return any(part[start:end] in other for start, end in spans(part))
 
 
 def _overlap(one: str, other: str) -> bool:

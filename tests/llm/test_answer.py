@@ -13,7 +13,7 @@ from app.gateway.call import Call
 from app.guardrails.pii import PiiDetector
 from app.guardrails.policy import load_policy
 from app.guardrails.service import Guardrails
-from app.llm.answer import DECLINED, Answers, Piece, Search
+from app.llm.answer import DECLINED, Answers, Piece, Search, _extract
 from app.llm.gate import judge
 from app.llm.router import Router
 from app.llm.upstream import Upstream
@@ -21,6 +21,7 @@ from app.llm.upstream_errors import UpstreamCut
 from app.pools import Pool
 from app.retrieval.collections import VectorStores
 from app.retrieval.embedding import CrossEncoder, packaged_reranker_dir
+from app.retrieval.types import Passage
 from tests.llm.scripted import ScriptedModel
 from tests.llm.test_gate import hits
 
@@ -139,3 +140,18 @@ async def test_the_prompt_ends_with_the_question_and_asks_for_usage(
     assert body["messages"][-1]["content"].endswith(f"Question: {QUESTION}\nAnswer:")
     assert body["stream_options"] == {"include_usage": True}
     assert len(body["messages"][-1]["content"]) < 5000
+
+
+def test_a_second_quote_repeats_no_sentence_of_the_first() -> None:
+    text = (
+        "Old caches are kept with the file backend as well. The store is never purged by itself. "
+        "Purge it by hand every week.\n\nA daily job can do it."
+    )
+    passage = Passage("p1", "file-1", "a.txt", 0, text, None, None, {})
+    first = "The store is never purged by itself. Purge it by hand every week."
+    repeats = (
+        "Old caches are kept with the file backend as well. The store is never purged by itself."
+    )
+    other = "A daily job can do it."
+    quotes = [(4.0, first, passage), (3.5, repeats, passage), (3.0, other, passage)]
+    assert [told for told, _ in _extract(quotes)] == [first, other]
