@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
-from app.api.common import ERRORS, Deleted, Id
+from app.api.common import ERRORS, Deleted, Id, second
 from app.api.jobs import JobError
 from app.api.vector_store_shapes import StoreExtras
 from app.gateway.call import Call
@@ -68,7 +68,7 @@ def _shown(build: Build) -> BuildObject:
         error=JobError(**build.error) if build.error else None,
         job_id=build.job_id,
         created_at=int(build.created_at),
-        ready_at=int(build.ready_at) if build.ready_at is not None else None,
+        ready_at=second(build.ready_at),
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, Protocol, Self, TypeVar, cast
 
 from fastapi import Path, Query
 from pydantic import BaseModel, Field
 
 from app.errors import BadRequest
 from app.gateway.acting import LONGEST_NAME
+from app.retrieval.types import LONGEST_ATTRIBUTE, LONGEST_ATTRIBUTE_NAME, MOST_ATTRIBUTES
 
 
 class ErrorDetail(BaseModel):
@@ -53,10 +54,10 @@ Metadata = Annotated[
 ]
 AttributeMap = Annotated[
     dict[
-        Annotated[str, Field(min_length=1, max_length=64)],
-        Annotated[str, Field(max_length=512)] | bool | float,
+        Annotated[str, Field(min_length=1, max_length=LONGEST_ATTRIBUTE_NAME)],
+        Annotated[str, Field(max_length=LONGEST_ATTRIBUTE)] | bool | float,
     ],
-    Field(max_length=16),
+    Field(max_length=MOST_ATTRIBUTES),
 ]
 
 AccessName = Annotated[
@@ -77,10 +78,41 @@ class Deleted(BaseModel):
     deleted: Literal[True] = True
 
 
+T = TypeVar("T")
+
+
+class _WithId(Protocol):
+    id: str
+
+
+class ListPage(BaseModel, Generic[T]):  # no docstring: it would describe every list in the API
+    object: Literal["list"] = "list"
+    data: list[T]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+    @classmethod
+    def of(cls, data: list[T], has_more: bool) -> Self:
+        """A page of objects that have an ``id``."""
+        rows = cast("list[_WithId]", data)
+        return cls(
+            data=data,
+            first_id=rows[0].id if rows else None,
+            last_id=rows[-1].id if rows else None,
+            has_more=has_more,
+        )
+
+
 def one_cursor(after: str | None, before: str | None) -> None:
     """Refuse a page that is asked for from both ends."""
     if after is not None and before is not None:
         raise BadRequest("Give `after` or `before`, not both.", param="before")
+
+
+def second(at: float | None) -> int | None:
+    """A time as OpenAI's shapes have it, in whole Unix seconds."""
+    return None if at is None else int(at)
 
 
 def with_times(row: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app.api.common import ListPage, second
 from app.api.vector_store_shapes import Access, AttributeMap, ChunkingStrategy
 from app.retrieval.access import AccessList
 
@@ -141,12 +142,8 @@ class ConnectorObject(BaseModel):
     created_at: int
 
 
-class ConnectorList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[ConnectorObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class ConnectorList(ListPage[ConnectorObject]):
+    pass
 
 
 class ConnectorDeleted(BaseModel):
@@ -166,12 +163,8 @@ class ItemObject(BaseModel):
     file_id: str | None = Field(description="The file that is searchable; null: none yet.")
 
 
-class ItemList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[ItemObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class ItemList(ListPage[ItemObject]):
+    pass
 
 
 def show_connector(connector: Connector, who: Principal) -> ConnectorObject:
@@ -189,7 +182,7 @@ def show_connector(connector: Connector, who: Principal) -> ConnectorObject:
         last = SyncObject(
             job_id=connector.job_id or "",
             began_at=int(connector.began_at),
-            ended_at=_second(connector.ended_at),
+            ended_at=second(connector.ended_at),
             counts=SyncCounts(**connector.counts) if connector.counts is not None else None,
         )
     access: Any = connector.access
@@ -208,7 +201,7 @@ def show_connector(connector: Connector, who: Principal) -> ConnectorObject:
         fresh=connector.fresh,
         last_sync=last,
         error=error,
-        next_sync_at=_second(connector.next_sync_at),
+        next_sync_at=second(connector.next_sync_at),
         job_id=connector.job_id,
         created_at=int(connector.created_at),
     )
@@ -224,7 +217,3 @@ def show_item(known: KnownItem) -> ItemObject:
         last_error=ConnectorError(**known.error) if known.error is not None else None,
         file_id=known.file_id,
     )
-
-
-def _second(at: float | None) -> int | None:
-    return None if at is None else int(at)

@@ -86,12 +86,7 @@ async def list_connectors(
         call.tenant_id, vector_store_id, limit=limit, order=order, after=after, before=before
     )
     data = [show_connector(c, call.principal) for c in page.rows]
-    return ConnectorList(
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=page.has_more,
-    )
+    return ConnectorList.of(data, page.has_more)
 
 
 @router.get("/{connector_id}")
@@ -157,12 +152,7 @@ async def list_connector_items(
         before=before,
     )
     data = [show_item(i) for i in page.rows]
-    return ItemList(
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=page.has_more,
-    )
+    return ItemList.of(data, page.has_more)
 
 
 @router.delete("/{connector_id}")

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Form, Query, Request, UploadFile
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from app.api.common import ERRORS, Cursor, Deleted, Id, Order
+from app.api.common import ERRORS, Cursor, Deleted, Id, ListPage, Order
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
 
@@ -36,12 +36,8 @@ class FileObject(BaseModel):
     status: Literal["processed"] = "processed"
 
 
-class FileList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[FileObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class FileList(ListPage[FileObject]):
+    pass
 
 
 def shown(file: File) -> FileObject:
@@ -79,12 +75,7 @@ async def list_files(
         call, purpose=purpose, limit=limit, order=order, after=after
     )
     data = [shown(f) for f in page.rows]
-    return FileList(
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=page.has_more,
-    )
+    return FileList.of(data, page.has_more)
 
 
 @router.get("/{file_id}")

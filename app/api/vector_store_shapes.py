@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.api.common import AccessName, Metadata
+from app.api.common import AccessName, ListPage, Metadata
 from app.errors import BadRequest
-from app.retrieval.access import AccessList
+from app.retrieval.access import MOST_NAMES, AccessList
 from app.retrieval.types import DEFAULT_RANKING, Ranking
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class StoreExtras(BaseModel):
     embedding_model: Annotated[str, Field(max_length=200)] | None = None
 
 
-AccessNames = Annotated[list[AccessName], Field(max_length=500)]
+AccessNames = Annotated[list[AccessName], Field(max_length=MOST_NAMES)]
 
 
 class Access(BaseModel):
@@ -284,12 +284,8 @@ class StoreObject(BaseModel):
     ostiary: StoreState | None = Field(None, description="Given for one store, not in lists.")
 
 
-class StoreList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[StoreObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class StoreList(ListPage[StoreObject]):
+    pass
 
 
 class FileError(BaseModel):
@@ -310,12 +306,8 @@ class StoreFileObject(BaseModel):
     ostiary: FileExtras
 
 
-class StoreFileList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[StoreFileObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class StoreFileList(ListPage[StoreFileObject]):
+    pass
 
 
 class BatchObject(BaseModel):

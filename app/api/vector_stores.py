@@ -103,12 +103,7 @@ async def list_vector_stores(
     page = await stores.page(call.tenant_id, limit=limit, order=order, after=after, before=before)
     counts = await stores.counts([s.id for s in page.rows])
     data = [show_store(s, counts[s.id]) for s in page.rows]
-    return StoreList(
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=page.has_more,
-    )
+    return StoreList.of(data, page.has_more)
 
 
 @router.get("/{vector_store_id}")
@@ -239,12 +234,7 @@ async def _files(
         before=before,
     )
     data = [show_file(f) for f in page.rows]
-    return StoreFileList(
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=page.has_more,
-    )
+    return StoreFileList.of(data, page.has_more)
 
 
 @router.get("/{vector_store_id}/files/{file_id}")

@@ -146,9 +146,8 @@ class KeyStore:
 
     async def list_tenants(self) -> list[Tenant]:
         """All tenants, oldest first."""
-        async with self._db.read() as connection:
-            rows = await connection.execute(select(tenants).order_by(tenants.c.created_at))
-            return [Tenant(**row) for row in rows.mappings()]
+        rows = await self._db.rows(select(tenants).order_by(tenants.c.created_at))
+        return [Tenant(**row) for row in rows]
 
     async def find_tenant(self, tenant_id: str) -> Tenant | None:
         """The tenant, disabled or not, or None."""
@@ -220,16 +219,14 @@ class KeyStore:
         query = select(api_keys).order_by(api_keys.c.created_at.desc())
         if tenant_id is not None:
             query = query.where(api_keys.c.tenant_id == tenant_id)
-        async with self._db.read() as connection:
-            return [_api_key(row) for row in (await connection.execute(query)).mappings()]
+        return [_api_key(row) for row in await self._db.rows(query)]
 
     async def find_key(self, tenant_id: str | None, key_id: str) -> ApiKey:
         """Raises NotFound for an unknown key and for another tenant's."""
         query = select(api_keys).where(api_keys.c.id == key_id)
         if tenant_id is not None:
             query = query.where(api_keys.c.tenant_id == tenant_id)
-        async with self._db.read() as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
+        row = await self._db.one_or_none(query)
         if row is None:
             raise NotFound("API key", key_id)
         return _api_key(row)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from app.errors import Forbidden
 from app.gateway.call import SEES_ALL, Principal
 
+MOST_NAMES = 500  # users, and groups, of one list
+
 
 @dataclass(frozen=True, slots=True)
 class AccessList:

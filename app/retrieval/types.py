@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 AttributeValue = str | float | bool
+# of a file, as in OpenAI's API; lengths in characters
+MOST_ATTRIBUTES, LONGEST_ATTRIBUTE_NAME, LONGEST_ATTRIBUTE = 16, 64, 512
 DENSE_WEIGHT = 0.6  # measured on Cranfield: nDCG@10 0.437, dense alone 0.417, BM25 0.372
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Protocol
@@ -10,6 +11,8 @@ from typing import IO, Protocol
 from app.errors import OstiaryError
 from app.retrieval.access import AccessList
 from app.retrieval.types import AttributeValue
+
+NO_NAME = re.compile(r"[\x00-\x1f\x7f/\\]+")  # what no name of a file holds
 
 
 class SourceError(OstiaryError):

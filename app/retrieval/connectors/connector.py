@@ -10,11 +10,14 @@ from typing import Any
 from app.gateway.call import SEES_ALL, Principal
 from app.retrieval.access import AccessList, access_list
 from app.retrieval.connectors.base import Item, Part
-from app.retrieval.types import AttributeValue
+from app.retrieval.types import (
+    LONGEST_ATTRIBUTE,
+    LONGEST_ATTRIBUTE_NAME,
+    MOST_ATTRIBUTES,
+    AttributeValue,
+)
 
 AS_IN_SOURCE = "source"  # the value of ``access`` that takes the lists of the source
-MOST_ATTRIBUTES = 16  # of a file, as in OpenAI's API
-LONGEST_NAME, LONGEST_VALUE = 64, 512  # characters of an attribute
 LEAST_DELAY_S = 60.0  # after the first failure
 
 
@@ -99,12 +102,12 @@ class Connector:
         What does not fit into an attribute, or is the seventeenth, is left out.
         """
         ours: dict[str, AttributeValue] = {"source": self.source}
-        if len(key) <= LONGEST_VALUE:
+        if len(key) <= LONGEST_ATTRIBUTE:
             ours["source_key"] = key
         found = {**ours}
         for name, value in (*listed.items(), *self.attributes.items()):
-            fits = not isinstance(value, str) or len(value) <= LONGEST_VALUE
-            if 0 < len(name) <= LONGEST_NAME and fits and len(found) < MOST_ATTRIBUTES:
+            fits = not isinstance(value, str) or len(value) <= LONGEST_ATTRIBUTE
+            if 0 < len(name) <= LONGEST_ATTRIBUTE_NAME and fits and len(found) < MOST_ATTRIBUTES:
                 found.setdefault(name, value)
         return found
 

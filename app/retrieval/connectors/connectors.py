@@ -102,8 +102,7 @@ class Connectors:
             connectors.c.vector_store_id == store_id,
             connectors.c.deleted_at.is_(None),
         )
-        async with self._db.read() as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
+        row = await self._db.one_or_none(query)
         if row is None:
             raise NotFound("connector", connector_id)
         return Connector(**row)

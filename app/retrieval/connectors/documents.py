@@ -183,9 +183,9 @@ class Documents:
         self, call: Call, connector: Connector, known: KnownItem, code: str, message: str
     ) -> None:
         """Note why a document is not there as it is now; what was there before stays."""
-        async with self._db.read() as connection:
-            query = connector_items.select().where(connector_items.c.id == known.id)
-            row = (await connection.execute(query)).mappings().one_or_none()
+        row = await self._db.one_or_none(
+            connector_items.select().where(connector_items.c.id == known.id)
+        )
         if row is not None and row["next_file_id"] is not None:
             await self._drop_next(call, connector, row["next_file_id"])
         error = {"code": code, "message": message}

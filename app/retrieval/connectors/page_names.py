@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 from yarl import URL
 
+from app.retrieval.connectors.base import NO_NAME
 from app.retrieval.parsing import SUPPORTED
 
 _LONGEST = 150  # characters
-_NO_NAME = re.compile(r"[\x00-\x1f\x7f/\\]+")
 _HTML = (".html", ".htm", ".xhtml")
 _OFFICE = "application/vnd.openxmlformats-officedocument."
 _ENDINGS = {
@@ -41,7 +40,7 @@ def page_name(url: URL, kind: str | None = None) -> str:
     It gets an ending unless it has one that fits: of HTML where nothing else is known.
     """
     parts = [unquote(part) for part in url.raw_path.split("/") if part]
-    name = _NO_NAME.sub(" ", parts[-1] if parts else url.host or "")[-_LONGEST:].strip(" .")
+    name = NO_NAME.sub(" ", parts[-1] if parts else url.host or "")[-_LONGEST:].strip(" .")
     name = name or "page"
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in SUPPORTED and fits(name, kind):

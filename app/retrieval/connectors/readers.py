@@ -8,9 +8,8 @@ from urllib.parse import unquote
 import orjson
 
 from app.gateway.acting import is_name
-from app.retrieval.access import AccessList
+from app.retrieval.access import MOST_NAMES, AccessList
 
-MOST_NAMES = 500  # users, and groups, of one list, as the API takes them
 NOBODY = AccessList()  # only keys with access:all see it
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Mapping
 from datetime import date, time
 from decimal import Decimal
@@ -14,14 +13,13 @@ from uuid import UUID
 import orjson
 
 from app.retrieval.access import AccessList
+from app.retrieval.connectors.base import NO_NAME
 from app.retrieval.connectors.readers import access_from
 from app.retrieval.connectors.settings import SqlSettings
-from app.retrieval.types import AttributeValue
+from app.retrieval.types import LONGEST_ATTRIBUTE, AttributeValue
 
 Row = Mapping[Any, Any]
-LONGEST_VALUE = 512  # characters of an attribute
 _LONGEST_NAME = 120  # characters of a title in a filename
-_NO_NAME = re.compile(r"[\x00-\x1f\x7f/\\]+")
 
 
 def markdown(row: Row, columns: SqlSettings) -> bytes | None:
@@ -51,7 +49,7 @@ def plain(value: object) -> str:
 
 def filename(key: str, row: Row, columns: SqlSettings) -> str:
     """The title, else the key, as the name of a Markdown file."""
-    name = _NO_NAME.sub(" ", title_of(row, columns) or key).strip()
+    name = NO_NAME.sub(" ", title_of(row, columns) or key).strip()
     return f"{name[:_LONGEST_NAME].strip() or 'row'}.md"
 
 
@@ -79,7 +77,7 @@ def _attribute(value: object) -> AttributeValue | None:
     if isinstance(value, int | float | Decimal):
         number = float(value)
         return number if math.isfinite(number) else None
-    return plain(value)[:LONGEST_VALUE]
+    return plain(value)[:LONGEST_ATTRIBUTE]
 
 
 def access(row: Row, columns: SqlSettings) -> AccessList | None:

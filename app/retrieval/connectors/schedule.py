@@ -100,9 +100,7 @@ class Schedule:
 
     async def current(self, job: Job) -> Connector | None:
         """The connector whose newest sync is this job; None where it is deleted, or over."""
-        async with self._db.read() as connection:
-            found = await connection.execute(select(connectors).where(_is_of(job)))
-            row = found.mappings().one_or_none()
+        row = await self._db.one_or_none(select(connectors).where(_is_of(job)))
         return None if row is None else Connector(**row)
 
     async def goes_on(self, job: Job) -> bool:

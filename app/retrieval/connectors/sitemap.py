@@ -16,13 +16,12 @@ from app.retrieval.connectors.robots import Robots
 from app.retrieval.connectors.settings import SitemapSettings
 from app.retrieval.connectors.sitemap_xml import Entry, Sitemap, parse_sitemap, unpacked
 from app.retrieval.connectors.web import AGENT, AT_ONCE, CHUNK_BYTES, Page, Refused, Unanswered, Web
-from app.retrieval.types import AttributeValue
+from app.retrieval.types import LONGEST_ATTRIBUTE, AttributeValue
 
 MOST_SITEMAP_BYTES = 50 * 2**20  # unpacked, as sitemaps.org says
 MOST_SITEMAPS = 5_000
 DEEPEST = 2  # indexes above a sitemap
 MOST_HASHED_BYTES = 64 * 2**20  # of a page without a date or tag: as HTML is read
-LONGEST_VALUE = 512  # characters of an attribute
 UNKNOWN = "unknown"  # the fingerprint of a page that could not be asked for one
 _GONE = (404, 410)
 
@@ -220,7 +219,7 @@ class SitemapSource:
 
 def _item(url: URL, mark: str, name: str) -> Item:
     key = str(url)
-    attributes: dict[str, AttributeValue] = {"url": key} if len(key) <= LONGEST_VALUE else {}
+    attributes: dict[str, AttributeValue] = {"url": key} if len(key) <= LONGEST_ATTRIBUTE else {}
     return Item(key, mark, name, attributes)
 
 

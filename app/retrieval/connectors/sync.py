@@ -190,8 +190,7 @@ class Sync:
         last = ""
         while True:
             query = mine.where(_ITEMS.id > last).order_by(_ITEMS.id).limit(BATCH)
-            async with self._db.read() as connection:
-                rows = (await connection.execute(query)).mappings().all()
+            rows = await self._db.rows(query)
             if not rows:
                 return
             last = rows[-1]["id"]
