@@ -22,18 +22,16 @@ from app.retrieval.access import AccessList, access_list, sees
 from app.retrieval.contents import bump, passage_count, remove_passages
 from app.retrieval.engines.base import SegmentInfo, VectorEngine
 from app.retrieval.engines.faiss import FaissEngine
-from app.retrieval.lexical import LexicalIndex, RebuildNeeded
+from app.retrieval.lexical import LexicalIndex
 from app.retrieval.manifest import Manifest
-from app.retrieval.types import AttributeValue
+from app.retrieval.store_words import StoreWords
+from app.retrieval.types import AttributeValue, NewPassage
 from app.retrieval.visible import StoreAccess
 from app.store.db import Database
 from app.store.models import files, passages, vector_store_files, vector_stores
 
-WORDS_BATCH = 1000
 # A segment without a manifest is what a crash left, or what another gateway is about to name.
 ABANDONED_S = 3600.0
-# Words that SQL does not know cost only space, until there are many.
-ORPHANS_LEAST, ORPHANS_SHARE = 1000, 0.2
 
 MakeEngine = Callable[[str, int, str], VectorEngine]  # of an engine's name, dim and build
 
@@ -49,19 +47,6 @@ class Live:
     build: str
     engine: VectorEngine
     manifest: Manifest
-
-
-@dataclass(frozen=True, slots=True)
-class NewPassage:
-    """A passage on its way into the index."""
-
-    number: int
-    id: str
-    ordinal: int
-    text: str
-    page: int | None
-    section: str | None
-    tokens: int
 
 
 class StoreIndex:
@@ -86,8 +71,7 @@ class StoreIndex:
         self._folder = folder
         self._make = make
         self._live: Live | None = None
-        self._language = language
-        self._lexical: LexicalIndex | None = None
+        self._words = StoreWords(db, pool, store_id, folder / "words", language)
         # Searches read these in other threads: looked up there, never walked through.
         self.attributes: dict[str, dict[str, AttributeValue]] = {}  # by live file id
         self.filenames: dict[str, str] = {}
@@ -112,8 +96,7 @@ class StoreIndex:
     @property
     def words(self) -> LexicalIndex:
         """The word index; there once :meth:`load` has ended."""
-        assert self._lexical is not None
-        return self._lexical
+        return self._words.index
 
     @property
     def idle(self) -> bool:
@@ -156,7 +139,7 @@ class StoreIndex:
             opened = await self._made(row.engine, row.dim, row.build)
         await self._mapped(opened, infos, removed)
         self._live, self.version = opened, int(row.version)
-        await self._open_words(live)
+        await self._words.open(live, self.filenames)
         self.compact_soon()
 
     async def _made(self, engine: str, dim: int, build: str) -> Live:
@@ -201,54 +184,6 @@ class StoreIndex:
         self.filenames = {r.id: r.filename for r in found}
         self.access = access
 
-    # -- words --------------------------------------------------------------------------
-
-    async def _open_words(self, live: int) -> None:
-        """Open the words, or write them anew where some are missing or many are of no use."""
-        folder = self._folder / "words"
-        if self._lexical is None:
-            try:
-                self._lexical = await self._pool.run(LexicalIndex.open, folder, self._language)
-            except RebuildNeeded:
-                await self._rebuild_words(folder)
-                return
-        orphans = self._lexical.count - live
-        if not 0 <= orphans <= max(ORPHANS_LEAST, ORPHANS_SHARE * live):
-            await self._rebuild_words(folder)
-
-    async def _rebuild_words(self, folder: Path) -> None:
-        if self._lexical is not None:
-            await self._pool.run(self._lexical.close)
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-        lexical = await self._pool.run(LexicalIndex.open, folder, self._language)
-        columns = (passages.c.file_id, passages.c.section, passages.c.text)
-        query = select(passages.c.number, *columns).order_by(passages.c.number).limit(WORDS_BATCH)
-        query, last = query.where(passages.c.vector_store_id == self.store_id), -1
-        while True:
-            async with self._db.read() as connection:
-                rows = (await connection.execute(query.where(passages.c.number > last))).all()
-            if not rows:
-                break
-            last = rows[-1].number
-            await self._pool.run(
-                lexical.add,
-                [
-                    (r.number, r.file_id, r.section, self.filenames.get(r.file_id), r.text)
-                    for r in rows
-                ],
-            )
-        await self._pool.run(lexical.commit)
-        self._lexical = lexical
-
-    def _write_words(self, file_id: str, filename: str, new: list[NewPassage]) -> None:
-        self.words.delete_file(file_id)
-        self.words.add((p.number, file_id, p.section, filename, p.text) for p in new)
-        self.words.commit()
-
-    def _forget_words(self, file_id: str) -> None:
-        self.words.delete_file(file_id)
-        self.words.commit()
-
     # -- changes ------------------------------------------------------------------------
 
     async def add(
@@ -288,7 +223,7 @@ class StoreIndex:
                 filename = await connection.scalar(known.where(waiting))
             if filename is None:
                 return False  # before its words replace those of another attachment
-            await self._pool.run(self._write_words, file_id, filename, new)
+            await self._pool.run(self._words.write, file_id, filename, new)
             info = None
             if new:
                 numbers = np.array([p.number for p in new], np.int64)
@@ -309,7 +244,7 @@ class StoreIndex:
                     labels = (await connection.execute(about.where(self._is(file_id)))).one()
                     replaced = await self._replaced(connection, labels.replaces)
             if not done.rowcount:
-                await self._pool.run(self._forget_words, file_id)
+                await self._pool.run(self._words.forget, file_id)
                 if info is None:
                     await self._pool.run(self.engine.remove, file_id)
                 return False
@@ -387,7 +322,7 @@ class StoreIndex:
         self.access.drop(file_id)
         self._advance(version)
         await self._pool.run(self.engine.remove, file_id)
-        await self._pool.run(self._forget_words, file_id)
+        await self._pool.run(self._words.forget, file_id)
         self.compact_soon()
 
     async def set_attributes(self, file_id: str, attributes: dict[str, AttributeValue]) -> bool:
@@ -483,8 +418,7 @@ class StoreIndex:
         if self._compacting is not None:
             await asyncio.gather(self._compacting, return_exceptions=True)
         async with self._writing:
-            if self._lexical is not None:
-                await self._pool.run(self._lexical.close)
+            await self._words.close()
 
     async def destroy(self) -> None:
         """Close, and remove the folder; what is still to be written is dropped.

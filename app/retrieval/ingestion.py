@@ -23,10 +23,10 @@ from app.retrieval.chunking import chunk
 from app.retrieval.collections import VectorStores
 from app.retrieval.embedding import Embedder
 from app.retrieval.files import FileService
-from app.retrieval.index import BuildChanged, NewPassage
+from app.retrieval.index import BuildChanged
 from app.retrieval.parsing import DocumentError, parse
 from app.retrieval.store_files import StoreFile, StoreFiles
-from app.retrieval.types import embedded_text
+from app.retrieval.types import NewPassage, embedded_text
 from app.store.jobs import FINAL, Job, Jobs
 
 log = logging.getLogger("ostiary.ingestion")

@@ -66,3 +66,16 @@ class Ranking:
 
 
 DEFAULT_RANKING = Ranking()
+
+
+@dataclass(frozen=True, slots=True)
+class NewPassage:
+    """A passage on its way into the index."""
+
+    number: int
+    id: str
+    ordinal: int
+    text: str
+    page: int | None
+    section: str | None
+    tokens: int

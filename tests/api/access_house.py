@@ -11,7 +11,7 @@ from fastapi.routing import iter_route_contexts
 
 from app.gateway.corridor import GovernedRoute
 from app.main import create_app
-from tests.api.test_bad_input import multipart
+from tests.api.calls import multipart
 from tests.conftest import Gateway, wait_for
 from tests.gateway.test_oidc import Issuer
 

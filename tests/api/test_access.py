@@ -31,7 +31,7 @@ from tests.api.access_house import (
     grounded,
     upload,
 )
-from tests.api.test_bad_input import multipart, refused, send
+from tests.api.calls import multipart, refused, send
 from tests.conftest import Gateway, create_database, drop_database, wait_for
 from tests.gateway.test_oidc import AUDIENCE, ISSUER, Issuer
 

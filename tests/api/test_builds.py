@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.retrieval.embedding import packaged_bge_dir
-from tests.api.test_bad_input import send
+from tests.api.calls import send
 from tests.api.test_search import DOCUMENTS, Store
 from tests.conftest import Gateway, wait_for
 

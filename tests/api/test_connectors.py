@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, update
 
 from app.store.models import connectors
 from tests.api.access_house import Caller
-from tests.api.test_bad_input import refused, send
+from tests.api.calls import refused, send
 from tests.conftest import Gateway, create_database, drop_database, wait_for
 
 ME = pwd.getpwuid(os.getuid()).pw_name  # to whom the files of the folder belong

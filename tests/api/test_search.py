@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.test_bad_input import multipart, send
+from tests.api.calls import multipart, send
 from tests.conftest import Gateway, wait_for
 
 DOCUMENTS = {

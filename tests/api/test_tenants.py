@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.test_bad_input import Reply, multipart, refused, send
+from tests.api.calls import Reply, multipart, refused, send
 from tests.conftest import Gateway, wait_for
 
 TEXT = b"# Rates\n\nThe harbour fee of the northern pier is 42 crowns a day.\n"

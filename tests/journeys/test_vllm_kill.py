@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from app.llm import tether
+from tests.api.calls import multipart, send
 from tests.api.governed import HANDBOOK, QUESTION
-from tests.api.test_bad_input import multipart, send
 from tests.conftest import Gateway, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -34,9 +34,10 @@ from app.retrieval.collections import VectorStores
 from app.retrieval.engines import segment_file
 from app.retrieval.engines.choice import Engines
 from app.retrieval.engines.faiss import FaissEngine
-from app.retrieval.index import NewPassage, StoreIndex
+from app.retrieval.index import StoreIndex
 from app.retrieval.lexical import LexicalIndex
 from app.retrieval.search import find
+from app.retrieval.types import NewPassage
 from app.store.db import Database
 from app.store.jobs import Job, Jobs
 from app.store.models import (

@@ -103,3 +103,52 @@ def zipped(entries: dict[str, bytes]) -> bytes:
         for name, data in entries.items():
             archive.writestr(name, data)
     return out.getvalue()
+
+
+def make_pdf(
+    pages: list[list[str]], bookmarks: list[tuple[str, int]] = (), password: str | None = None
+) -> bytes:
+    from pypdf import PdfWriter
+    from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
+
+    writer = PdfWriter()
+    font = DictionaryObject(
+        {
+            NameObject("/Type"): NameObject("/Font"),
+            NameObject("/Subtype"): NameObject("/Type1"),
+            NameObject("/BaseFont"): NameObject("/Helvetica"),
+        }
+    )
+    reference = writer._add_object(font)
+    for lines in pages:
+        page = writer.add_blank_page(width=612, height=792)
+        fonts = DictionaryObject({NameObject("/F1"): reference})
+        page[NameObject("/Resources")] = DictionaryObject({NameObject("/Font"): fonts})
+        shown = " ".join(f"({line}) Tj T*" for line in lines)
+        stream = DecodedStreamObject()
+        stream.set_data(f"BT /F1 12 Tf 14 TL 72 720 Td {shown} ET".encode())
+        page[NameObject("/Contents")] = writer._add_object(stream)
+    for title, page_number in bookmarks:
+        writer.add_outline_item(title=title, page_number=page_number)
+    if password is not None:
+        writer.encrypt(user_password=password, owner_password="owner", algorithm="AES-256")
+    out = io.BytesIO()
+    writer.write(out)
+    return out.getvalue()
+
+
+def make_docx() -> bytes:
+    from docx import Document
+
+    document = Document()
+    document.add_heading("Handbook", 0)
+    document.add_paragraph("Welcome.")
+    document.add_heading("Leave", 1)
+    table = document.add_table(rows=2, cols=2)
+    for row, values in enumerate([("Kind", "Days"), ("Holiday", "30")]):
+        for column, value in enumerate(values):
+            table.cell(row, column).text = value
+    document.add_paragraph("Ask your lead.")
+    out = io.BytesIO()
+    document.save(out)
+    return out.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 import app.retrieval.parsers.pdf as pdf
 from app.retrieval.parsing import SUPPORTED, Block, DocumentError, read_here
-from tests.retrieval.documents import zipped
+from tests.retrieval.documents import make_docx, make_pdf, zipped
 
 
 def read(tmp_path: Path, filename: str, content: str | bytes) -> list[Block]:
@@ -30,38 +29,6 @@ def refusal(tmp_path: Path, filename: str, content: str | bytes) -> DocumentErro
 
 def texts(blocks: list[Block]) -> list[str]:
     return [block.text for block in blocks]
-
-
-def make_pdf(
-    pages: list[list[str]], bookmarks: list[tuple[str, int]] = (), password: str | None = None
-) -> bytes:
-    from pypdf import PdfWriter
-    from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
-
-    writer = PdfWriter()
-    font = DictionaryObject(
-        {
-            NameObject("/Type"): NameObject("/Font"),
-            NameObject("/Subtype"): NameObject("/Type1"),
-            NameObject("/BaseFont"): NameObject("/Helvetica"),
-        }
-    )
-    reference = writer._add_object(font)
-    for lines in pages:
-        page = writer.add_blank_page(width=612, height=792)
-        fonts = DictionaryObject({NameObject("/F1"): reference})
-        page[NameObject("/Resources")] = DictionaryObject({NameObject("/Font"): fonts})
-        shown = " ".join(f"({line}) Tj T*" for line in lines)
-        stream = DecodedStreamObject()
-        stream.set_data(f"BT /F1 12 Tf 14 TL 72 720 Td {shown} ET".encode())
-        page[NameObject("/Contents")] = writer._add_object(stream)
-    for title, page_number in bookmarks:
-        writer.add_outline_item(title=title, page_number=page_number)
-    if password is not None:
-        writer.encrypt(user_password=password, owner_password="owner", algorithm="AES-256")
-    out = io.BytesIO()
-    writer.write(out)
-    return out.getvalue()
 
 
 # -- PDF ----------------------------------------------------------------------------------
@@ -109,23 +76,6 @@ def test_a_pdf_with_too_many_pages_is_refused(
 
 
 # -- Word ---------------------------------------------------------------------------------
-
-
-def make_docx() -> bytes:
-    from docx import Document
-
-    document = Document()
-    document.add_heading("Handbook", 0)
-    document.add_paragraph("Welcome.")
-    document.add_heading("Leave", 1)
-    table = document.add_table(rows=2, cols=2)
-    for row, values in enumerate([("Kind", "Days"), ("Holiday", "30")]):
-        for column, value in enumerate(values):
-            table.cell(row, column).text = value
-    document.add_paragraph("Ask your lead.")
-    out = io.BytesIO()
-    document.save(out)
-    return out.getvalue()
 
 
 def test_word_headings_and_tables_keep_their_place(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from sqlalchemy import create_engine, text
 from app.retrieval.access import AccessList
 from app.retrieval.connectors.base import Item, ItemUnavailable, Part, SourceError
 from app.retrieval.connectors.batches import AT_A_STEP
-from app.retrieval.connectors.rows import LONGEST_VALUE
 from app.retrieval.connectors.settings import SqlSettings
 from app.retrieval.connectors.sql import SqlSource
+from app.retrieval.types import LONGEST_ATTRIBUTE
 from tests.conftest import free_port
 from tests.retrieval.connectors.common import content, listed
 
@@ -188,10 +188,10 @@ async def test_arrays_and_json_columns_are_lists(articles: str) -> None:
 
 
 async def test_attribute_columns_become_attributes(articles: str) -> None:
-    insert(articles, {"price": 2.5, "live": True, "title": "t" * (LONGEST_VALUE + 1)})
+    insert(articles, {"price": 2.5, "live": True, "title": "t" * (LONGEST_ATTRIBUTE + 1)})
     source = source_of(articles, attribute_columns=["id", "title", "price", "updated", "live"])
     found = (await listed(source))["a"].attributes
-    assert found == {"id": 1, "title": "t" * LONGEST_VALUE, "price": 2.5, "live": True}
+    assert found == {"id": 1, "title": "t" * LONGEST_ATTRIBUTE, "price": 2.5, "live": True}
     await source.aclose()
 
 
