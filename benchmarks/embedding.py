@@ -73,11 +73,13 @@ class Peer:
     """sentence-transformers in a process of its own."""
 
     def __init__(self, python: Path, folder: Path) -> None:
+        self._said = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
-            [str(python), str(Path(__file__).with_name("embedding_peer.py"))],
+            # -P: beside it lies a collections.py
+            [str(python), "-P", str(Path(__file__).with_name("embedding_peer.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._said,
             text=True,
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
         )
@@ -90,7 +92,9 @@ class Peer:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError("sentence-transformers ended")
+            self._said.seek(0)
+            last = (self._said.read().strip().splitlines() or ["no message"])[-1]
+            raise RuntimeError(f"{PEER} ended: {last[:300]}")
         return json.loads(answer)
 
     def close(self) -> None:
@@ -98,6 +102,7 @@ class Peer:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(30)
+        self._said.close()
 
 
 def environment() -> Path:

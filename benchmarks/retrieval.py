@@ -2,13 +2,16 @@
 
     python -m benchmarks.retrieval [--size 100000] [--dim 384] [--parts NAME …]
                                    [--engines NAME …] [--count 1000000] [--points]
+                                   [--built FOLDER [--only-build]] [--limit 1800]
 
 Parts are sweep, ingest, gateway and embedding (passages a second, for plans).
 
 Each part is kept in `benchmarks/results/retrieval.json` beside what earlier runs measured: a
 sweep by its size and dimension, the gateway by its count. `--points` writes
 `app/retrieval/measured.json`, from which `ostiary plan retrieval` works, and the examples of
-`docs/plan.md` anew; with `--parts` and no name nothing is measured before.
+`docs/plan.md` anew; with `--parts` and no name nothing is measured before. `--built` keeps the
+indexes of a sweep, so that they are built while the machine does other work (`--only-build`; the
+processor seconds are told beside the seconds) and searched when it does none.
 """
 
 from __future__ import annotations
@@ -21,11 +24,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from app.samples.django_docs import SamplesUnavailable
 from benchmarks import retrieval_data, rig
-from benchmarks.retrieval_peers import OWN, PEERS, sweep
+from benchmarks.retrieval_peers import LIMIT_S, OWN, PEERS, sweep
 from benchmarks.retrieval_report import as_markdown, plot, points
 
 PARTS = ("sweep", "ingest", "gateway", "embedding")
@@ -51,11 +55,18 @@ def kept() -> dict[str, Any]:
 
 
 def measure_sweep(
-    result: dict[str, Any], size: int, dim: int, engines: Sequence[str], say: Callable[[str], None]
+    result: dict[str, Any],
+    size: int,
+    dim: int,
+    engines: Sequence[str],
+    say: Callable[[str], None],
+    **how: Any,
 ) -> None:
-    """Recall against rate and latency of the named engines at one size."""
+    """Recall against rate and latency of the named engines at one size; ``how`` as in `sweep`."""
     data = retrieval_data.prepared(size, dim)
-    found = sweep(engines, data, say)
+    if built := how.get("built"):
+        how["built"] = built / f"{size}x{dim}"
+    found = sweep(engines, data, say, **how)
     before = result["sweeps"].get(f"{size}x{dim}", {"engines": {}, "left_out": {}})
     for name in found["engines"]:
         before["left_out"].pop(name, None)
@@ -93,6 +104,7 @@ def run(
     count: int | None = None,
     say: Callable[[str], None] = print,
     keep: bool = True,
+    **how: Any,
 ) -> dict[str, Any]:
     """Measure the parts asked for; ``keep`` adds them to what earlier runs measured."""
     from benchmarks import retrieval_gateway, retrieval_ingest
@@ -103,7 +115,7 @@ def run(
         began, load = time.perf_counter(), os.getloadavg()[0]
         try:
             if part == "sweep":
-                measure_sweep(result, size, dim, engines, say)
+                measure_sweep(result, size, dim, engines, say, **how)
             elif part == "embedding":
                 result["embedding"] = measure_embedding()
             elif part == "ingest":
@@ -150,12 +162,22 @@ def main() -> int:
     parser.add_argument("--peers", nargs="*", choices=PEERS, help="only these peers, beside ours")
     parser.add_argument("--count", type=int, help="passages behind the gateway; else the size")
     parser.add_argument("--points", action="store_true", help=f"write {POINTS.name}")
+    parser.add_argument("--built", type=Path, help="folder that keeps the indexes of a sweep")
+    parser.add_argument("--only-build", action="store_true", help="of a sweep; not searched")
+    parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds of a build or search")
     given = parser.parse_args()
     if min(given.size, given.count or given.size) < 25_000 or given.dim < 8:
         print("Below 25,000 vectors nothing is indexed: give a larger --size.", file=sys.stderr)
         return 2
     engines = given.engines if given.peers is None else (*OWN, *given.peers)
-    result = run(given.size, given.dim, given.parts, engines, given.count)
+    if given.only_build and given.built is None:
+        print("--only-build needs a folder: give --built.", file=sys.stderr)
+        return 2
+    how = {"built": given.built, "only_build": given.only_build, "limit_s": given.limit}
+    if given.only_build:
+        measure_sweep(_empty(), given.size, given.dim, engines, print, **how)
+        return 0
+    result = run(given.size, given.dim, given.parts, engines, given.count, **how)
     print(write(result))
     if given.points and not {"embedding", "sweeps"} <= {k for k, v in result.items() if v}:
         print("Points need a sweep and the part embedding.", file=sys.stderr)

@@ -11,15 +11,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from benchmarks import retrieval_peer as peer
 from benchmarks import rig
 from benchmarks.retrieval_data import CACHE
 from benchmarks.retrieval_sweep import BARE, OURS
@@ -31,7 +29,8 @@ PACKAGES = {
 }
 PEERS = ("hnswlib", "usearch", "Milvus Lite", "Milvus server", "LanceDB")
 OWN = (*(f"ours {recipe}" for recipe in OURS), *(f"FAISS {f}" for f in ("same index", *BARE)))
-TIMEOUT_S = 900.0
+LIMIT_S = 1800.0  # of one build or search
+BUILT = "built.json"
 # run with -P: beside it lies a collections.py
 _SCRIPT = rig.ROOT / "benchmarks" / "retrieval_peer.py"
 
@@ -72,8 +71,8 @@ def version_of(name: str, python: Path) -> str:
 
 
 @contextmanager
-def milvus_server() -> Iterator[tuple[str, int, Path]]:
-    """A private Milvus server: its URL, its process and its data folder.
+def milvus_server(home: Path) -> Iterator[tuple[str, int]]:
+    """A private Milvus server over a data folder: its URL and its process.
 
     Raises:
         LeftOut: it is not installed.
@@ -82,28 +81,20 @@ def milvus_server() -> Iterator[tuple[str, int, Path]]:
 
     if not list(INSTALLED.glob(".installed-*")):
         raise LeftOut("is not installed: run `sh deploy/install_milvus.sh`")
-    home = Path(tempfile.mkdtemp(prefix="ostiary-milvus-"))
     server = MilvusServer(home)
     try:
         server.start()
         assert server.process is not None
-        yield server.url, server.process.pid, home
+        yield server.url, server.process.pid
     finally:
         server.stop()
-        shutil.rmtree(home, ignore_errors=True)
 
 
-def _resident(pid: int) -> int:
-    own = psutil.Process(pid)
-    total: int = sum(p.memory_info().rss for p in [own, *own.children(recursive=True)])
-    return total
-
-
-def _child(command: Sequence[str], threads: int) -> dict[str, Any]:
+def _child(command: Sequence[str], threads: int, limit_s: float = LIMIT_S) -> dict[str, Any]:
     """Run one child; ``threads`` for its OpenMP and BLAS.
 
     Raises:
-        LeftOut: it ended in an error, or took longer than ``TIMEOUT_S``.
+        LeftOut: it ended in an error, or took longer than ``limit_s``.
     """
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
     env = {**os.environ, **dict.fromkeys(names, str(threads))}
@@ -116,10 +107,10 @@ def _child(command: Sequence[str], threads: int) -> dict[str, Any]:
             check=False,
             env=env,
             cwd=rig.ROOT,
-            timeout=TIMEOUT_S,
+            timeout=limit_s,
         )
     except subprocess.TimeoutExpired as error:
-        raise LeftOut(f"took longer than {TIMEOUT_S:g} s") from error
+        raise LeftOut(f"took longer than {limit_s:g} s") from error
     lines = told.stdout.strip().splitlines()
     if told.returncode or not lines:
         last = (told.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -128,49 +119,87 @@ def _child(command: Sequence[str], threads: int) -> dict[str, Any]:
     return found
 
 
-def one(name: str, data: Path, scratch: Path) -> dict[str, Any]:
-    """Build and measure one engine; the building uses all cores, a search one thread.
+def _command(name: str) -> list[str]:
+    if name.startswith(("ours ", "FAISS ")):
+        return [sys.executable, "-m", "benchmarks.retrieval_sweep"]
+    if name.startswith("Milvus"):
+        return [sys.executable, "-P", str(_SCRIPT)]
+    return [str(environment(name)), "-P", str(_SCRIPT)]
+
+
+def build(name: str, data: Path, folder: Path, limit_s: float) -> dict[str, Any]:
+    """Build one engine with all cores; what is told of it is kept in the folder too.
+
+    Raises:
+        LeftOut: it could not be built.
+    """
+    command = [*_command(name), "build", name, str(data), str(folder)]
+    cores = os.cpu_count() or 1
+    result: dict[str, Any] = {"build_load": round(os.getloadavg()[0], 2)}
+    if name == "Milvus server":
+        with milvus_server(folder) as (url, pid):
+            disk, spent = _folder_bytes(folder), peer.processor_s(pid)
+            own = peer.resident(pid)["own"]
+            result |= _child([*command, url], cores, limit_s)
+            result["build_cpu_s"] += round(peer.processor_s(pid) - spent, 2)
+            result |= {"empty_bytes": own, "disk_bytes": _folder_bytes(folder) - disk}
+    else:
+        result |= _child(command, cores, limit_s)
+    if name in PACKAGES:
+        result["version"] = version_of(name, environment(name))
+    (folder / BUILT).write_text(json.dumps(result))
+    return result
+
+
+def search(name: str, data: Path, folder: Path, limit_s: float) -> dict[str, Any]:
+    """Measure the searches of an engine that was built, one thread each.
 
     Raises:
         LeftOut: it could not be measured.
     """
-    folder = scratch / name.replace("{lists}", "")
-    if name.startswith(("ours ", "FAISS ")):
-        command = [sys.executable, "-m", "benchmarks.retrieval_sweep"]
-    elif name.startswith("Milvus"):
-        command = [sys.executable, "-P", str(_SCRIPT)]
-    else:
-        command = [str(environment(name)), "-P", str(_SCRIPT)]
-    rest = [name, str(data), str(folder)]
-    result: dict[str, Any] = {"load_before": round(os.getloadavg()[0], 2)}
-    if name == "Milvus server":
-        with milvus_server() as (url, pid, home):
-            before, disk = _resident(pid), _folder_bytes(home)
-            result |= _child([*command, "build", *rest, url], os.cpu_count() or 1)
-            result |= _child([*command, "search", *rest, url], 1)
-            result |= {"own_bytes": _resident(pid) - before, "mapped_bytes": 0}
-            result["disk_bytes"] = _folder_bytes(home) - disk
-    else:
-        result |= _child([*command, "build", *rest], os.cpu_count() or 1)
-        result |= _child([*command, "search", *rest], 1)
-    if name in PACKAGES:
-        result["version"] = version_of(name, environment(name))
-    return result
+    result: dict[str, Any] = json.loads((folder / BUILT).read_text())
+    command = [*_command(name), "search", name, str(data), str(folder)]
+    if name != "Milvus server":
+        result["load_before"] = round(os.getloadavg()[0], 2)
+        return result | _child(command, 1, limit_s)
+    with milvus_server(folder) as (url, pid):
+        result["load_before"] = round(os.getloadavg()[0], 2)
+        result |= _child([*command, url], 1, limit_s)
+        gained = peer.resident(pid)["own"] - result.pop("empty_bytes")
+    return result | {"own_bytes": gained, "mapped_bytes": 0}
 
 
 def _folder_bytes(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
 
 
-def sweep(names: Sequence[str], data: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure the named engines; returns ``engines`` and ``left_out``."""
+def sweep(
+    names: Sequence[str],
+    data: Path,
+    say: Callable[[str], None],
+    built: Path | None = None,
+    only_build: bool = False,
+    limit_s: float = LIMIT_S,
+) -> dict[str, Any]:
+    """Measure the named engines; returns ``engines`` and ``left_out``.
+
+    What is in the folder ``built`` is not built again, and what is built stays there; without it
+    everything is removed at the end.
+    """
     found: dict[str, Any] = {"engines": {}, "left_out": {}}
 
     def work(scratch: Path) -> None:
         for name in names:
             began = time.perf_counter()
+            folder = scratch / name.replace("{lists}", "")
             try:
-                found["engines"][name] = one(name, data, scratch)
+                if not (folder / BUILT).is_file():
+                    shutil.rmtree(folder, ignore_errors=True)
+                    folder.mkdir(parents=True)
+                    say(f"{name}: {build(name, data, folder, limit_s)}")
+                if only_build:
+                    continue
+                found["engines"][name] = search(name, data, folder, limit_s)
             except LeftOut as why:
                 found["left_out"][name] = str(why)
                 say(f"{name}: {why}")
@@ -178,7 +207,10 @@ def sweep(names: Sequence[str], data: Path, say: Callable[[str], None]) -> dict[
             best = at_recall(found["engines"][name]["points"])
             say(f"{name}: {best} ({time.perf_counter() - began:.0f} s)")
 
-    rig.in_scratch(work)
+    if built is None:
+        rig.in_scratch(work)
+    else:
+        work(built)
     return found
 
 

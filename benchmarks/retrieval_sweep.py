@@ -87,7 +87,7 @@ class Bare:
             base.shape[1], self._factory.format(lists=lists), faiss.METRIC_INNER_PRODUCT
         )
         if "HNSW" in self._factory:
-            index.hnsw.efConstruction = 200
+            index.hnsw.efConstruction = peer.construction(len(base))
         if not index.is_trained:
             rows = np.random.default_rng(1).permutation(len(base))[: 64 * lists]
             index.train(np.ascontiguousarray(base[np.sort(rows)]))
