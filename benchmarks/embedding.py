@@ -73,7 +73,7 @@ class Peer:
     """sentence-transformers in a process of its own."""
 
     def __init__(self, python: Path, folder: Path) -> None:
-        self._said = tempfile.TemporaryFile("w+")
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115  # as long as the process
         self._process = subprocess.Popen(
             # -P: beside it lies a collections.py
             [str(python), "-P", str(Path(__file__).with_name("embedding_peer.py"))],

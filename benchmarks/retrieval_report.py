@@ -195,9 +195,9 @@ def as_markdown(result: dict[str, Any]) -> str:
         parts.append(
             f"The point of the highest rate with recall@10 of at least {RECALL}; all points are in "
             "the JSON. Each engine in a process of its own, one thread a search; p50 and p99 of "
-            "one client, searches a second of two clients. Built with all cores, beside other work: "
-            "compare the processor seconds. Graphs are built with an effort of 200 (efConstruction, "
-            "expansion_add), from a million vectors on of 100. `ours` is "
+            "one client, searches a second of two clients. Built with all cores, beside other "
+            "work: compare the processor seconds. Graphs are built with an effort of 200 "
+            "(efConstruction, expansion_add), from a million vectors on of 100. `ours` is "
             "`FaissEngine` whole: index, refinement with the full vectors mapped from disk, "
             "merging of results. `FAISS same index` is the bare call on the very index of `ours "
             "auto`, without the refinement. All bytes are a vector: `index` as our engine tells it "
