@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from app.errors import BadRequest
+from app.retrieval.engines import gpu
 from app.retrieval.engines.base import Ids, Vectors
 
 Recipe = Literal["flat", "hnsw", "ivf_sq8", "ivf_pq", "ivf_rabitq"]
@@ -54,19 +55,23 @@ def lists_for(count: int) -> int:
     return int(2 ** np.clip(round(np.log2(2 * np.sqrt(count))), 4, 16))
 
 
-def _factory(recipe: str, dim: int, lists: int) -> str:
+def factory(recipe: str, dim: int, lists: int, packed: bool = True) -> str:
+    """FAISS's name of the index of a recipe; coarse codes ``packed`` for the fast scan."""
     if recipe == "hnsw":
         return "HNSW32,SQ8"
     if recipe == "ivf_sq8":
         return f"IVF{lists},SQ8"
+    fast = "fs" if packed else ""
     if recipe == "ivf_rabitq":
-        return f"IVF{lists},RaBitQfs"
+        return f"IVF{lists},RaBitQ{fast}"
     parts = next(m for m in range(max(1, dim // 4), 0, -1) if dim % m == 0)
-    return f"IVF{lists},PQ{parts}x4fs"
+    return f"IVF{lists},PQ{parts}x4{fast}"
 
 
 def build(recipe: str, vectors: Vectors, step: int = 65_536) -> Any:
     """Train and fill a FAISS index whose ids are the rows of ``vectors``.
+
+    Inverted lists are built with the help of graphics cards where FAISS can use some.
 
     Args:
         vectors: float32 array of shape (n, dim), may be mapped from a file.
@@ -75,12 +80,18 @@ def build(recipe: str, vectors: Vectors, step: int = 65_536) -> Any:
 
     count, dim = vectors.shape
     lists = lists_for(count)
-    index = faiss.index_factory(dim, _factory(recipe, dim, lists), faiss.METRIC_INNER_PRODUCT)
+    on_cards = recipe != "hnsw" and gpu.cards() > 0
+    named = factory(recipe, dim, lists, packed=not on_cards)
+    index = faiss.index_factory(dim, named, faiss.METRIC_INNER_PRODUCT)
     rng = np.random.default_rng(_SEED)
     rows = rng.permutation(count)[: max(_TRAIN_PER_LIST * lists, 10_000)]
-    index.train(np.ascontiguousarray(vectors[np.sort(rows)]))
-    for start in range(0, count, step):
-        index.add(np.ascontiguousarray(vectors[start : start + step]))
+    sample = np.ascontiguousarray(vectors[np.sort(rows)])
+    parts = (np.ascontiguousarray(vectors[s : s + step]) for s in range(0, count, step))
+    if on_cards:
+        return gpu.build(index, sample, parts)
+    index.train(sample)
+    for part in parts:
+        index.add(part)
     return index
 
 
