@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from app.guardrails.service import Guardrails
     from app.llm.chat import Chat
     from app.llm.responses import Responses
+    from app.llm.rewriting import Rewriter
     from app.llm.router import Router
     from app.monitoring.audit import AuditLog
     from app.monitoring.drift import DriftMonitor
@@ -47,6 +48,7 @@ class Services:
     builds: Builds
     connectors: Connectors
     router: Router
+    rewriter: Rewriter
     chat: Chat
     responses: Responses
     llm_state: Callable[[], str]

@@ -149,6 +149,14 @@ class Settings(BaseSettings):
         "kind (folder, s3, sitemap, sql) and tenants; see docs/sources.md.",
     )
     cpu_threads: int = Field(2, ge=1, description="Threads for embedding and search.")
+    rewrite: Annotated[
+        str,
+        Field(
+            pattern="^(rules|model)$",
+            description="What makes a question stand without its conversation: rules for English, "
+            "or llm_model, with the rules where it fails.",
+        ),
+    ] = "rules"
     answer_gate: float = Field(
         0.5, description="Passage relevance under which an answer is declined; see docs/answers.md."
     )

@@ -21,6 +21,7 @@ from app.llm import weights
 from app.llm.answer import Answers
 from app.llm.chat import Chat
 from app.llm.responses import Responses
+from app.llm.rewriting import Rewriter
 from app.llm.router import Router
 from app.llm.server import VllmServer, find_python
 from app.llm.upstream import Upstream
@@ -47,9 +48,10 @@ from app.retrieval.embedding import (
 from app.retrieval.engines.choice import Engines
 from app.retrieval.files import FileService
 from app.retrieval.ingestion import Ingestion
+from app.retrieval.late_interaction import LateInteraction, packaged_colbert_dir
 from app.retrieval.parsers.apart import end_idle
+from app.retrieval.rankers import Rankers
 from app.retrieval.remote_embedding import RemoteEmbedder
-from app.retrieval.rerank import Reranker
 from app.retrieval.search import Searches
 from app.retrieval.store_files import StoreFiles
 from app.services import Services
@@ -157,11 +159,10 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     )
     stack.push_async_callback(stores.close)
     stack.callback(end_idle)  # readers of documents
-    reranker = Reranker(scorer.score) if scorer is not None else None
-    if reranker is not None:
-        stack.callback(reranker.close)
-        metrics.watch_pool("rerank", lambda: reranker.queued)
-    searches = Searches(db, stores, query_pool, reranker)
+    rankers = _rankers(scorer, settings.cpu_threads)
+    stack.callback(rankers.close)
+    metrics.watch_pool("rerank", lambda: rankers.queued)
+    searches = Searches(db, stores, query_pool, rankers)
     files = FileService(db, blobs, settings.max_file_bytes)
     attached = StoreFiles(db, stores)
     ingestion = Ingestion(jobs, files, stores, attached, work_pool, data / "scratch")
@@ -173,9 +174,13 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     ingestion.govern = builds.govern = sync.govern = corridor.govern
 
     # answers
+    rewriting = settings.llm_model if settings.rewrite == "model" else None
+    rewriter = Rewriter(router, guardrails, rewriting)
     answers = None
     if scorer is not None:
-        answers = Answers(searches, router, guardrails, scorer, query_pool, settings.answer_gate)
+        answers = Answers(
+            searches, rewriter, router, guardrails, scorer, query_pool, settings.answer_gate
+        )
 
     await jobs.start()
     stack.push_async_callback(jobs.close)
@@ -214,6 +219,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         builds=builds,
         connectors=Connectors(db, stores, declared, schedule),
         router=router,
+        rewriter=rewriter,
         chat=Chat(router, guardrails, answers, prices),
         responses=Responses(db, router, guardrails, answers, prices),
         llm_state=llm_state,
@@ -283,6 +289,18 @@ def _model_server(
     )
     # without vLLM the name stays known: grounded answers are then quoted from the passages
     return server, Upstream(server.url, server.api_key, timeout_s=settings.llm_timeout_s)
+
+
+def _rankers(scorer: CrossEncoder | None, threads: int) -> Rankers:
+    """The rankers of a gateway that retrieves; the second is loaded when first asked for."""
+    if scorer is None:
+        return Rankers({})
+    return Rankers(
+        {
+            "cross-encoder": lambda: scorer.score,
+            "late-interaction": lambda: LateInteraction(packaged_colbert_dir(), threads).score,
+        }
+    )
 
 
 def _engines(settings: Settings) -> Engines:

@@ -168,7 +168,11 @@ class HybridSearch(BaseModel):
 class RankingOptions(BaseModel):
     """How what was found is ordered; without `hybrid_search` scores are fused, not ranks."""
 
-    ranker: Literal["auto", "none", "default-2024-11-15", "cross-encoder"] = "auto"
+    ranker: Literal["auto", "none", "default-2024-11-15", "cross-encoder", "late-interaction"] = (
+        Field(
+            "auto", description="A model that reads the best 20 of what was found; else none does."
+        )
+    )
     score_threshold: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
     hybrid_search: HybridSearch | None = None
 
@@ -199,7 +203,7 @@ class SearchExtras(BaseModel):
         None, description="Maximal marginal relevance: 0 orders by relevance, 1 by difference."
     )
     rerank_budget_ms: Annotated[int, Field(strict=True, ge=1, le=60_000)] = Field(
-        500, description="Time for the cross-encoder; what it does not reach keeps its order."
+        500, description="Time for the ranker; what it does not reach keeps its order."
     )
     expand: Expand | None = None
 
@@ -215,8 +219,8 @@ def ranking_of(options: RankingOptions | None, extras: SearchExtras | None = Non
             dense=weights.embedding_weight,
             lexical=weights.text_weight,
         )
-    if options is not None and options.ranker == "cross-encoder":
-        ranking = replace(ranking, rerank=True)
+    if options is not None and options.ranker in ("cross-encoder", "late-interaction"):
+        ranking = replace(ranking, ranker=options.ranker)
     if extras is not None:
         ranking = replace(
             ranking,

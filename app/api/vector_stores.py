@@ -34,7 +34,7 @@ from app.api.vector_store_shapes import (
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
 from app.retrieval.access import require_seen
-from app.retrieval.rewrite import Turn, rewrite_by_rules
+from app.retrieval.rewrite import Turn
 
 if TYPE_CHECKING:
     from app.retrieval.collections import VectorStore
@@ -153,7 +153,8 @@ async def search_vector_store(
     queries = await services.guardrails.screen(call, given, "input")
     query = " ".join(queries)
     if body.rewrite_query:
-        query = rewrite_by_rules([Turn("user", q) for q in queries]).query
+        turns = [Turn("user", q) for q in queries]
+        query = (await services.rewriter.rewrite(call, turns)).query
         queries = [query]
     hits = await services.searches.hits(
         call,

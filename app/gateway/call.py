@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -66,11 +66,22 @@ NOBODY = Principal("-", "anonymous", None, frozenset())
 
 @dataclass(slots=True)
 class Usage:
-    """What a call consumed, in tokens."""
+    """What a call consumed, in tokens.
+
+    ``aside`` are the prompt and completion tokens, counted in the others too, of model calls
+    before the one that answers, such as the rewriting of a question.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     embedding_tokens: int = 0
+    aside: tuple[int, int] = (0, 0)
+
+    def answered(self, reported: Mapping[str, Any]) -> None:
+        """Take the usage that a model server reports of the answer."""
+        prompt, completion = self.aside
+        self.prompt_tokens = prompt + int(reported.get("prompt_tokens") or 0)
+        self.completion_tokens = completion + int(reported.get("completion_tokens") or 0)
 
 
 @dataclass(slots=True)

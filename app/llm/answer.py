@@ -20,12 +20,13 @@ from app.llm.gate import (
     relevance_of,
     shown,
 )
+from app.llm.rewriting import Rewriter
 from app.llm.router import Router
 from app.llm.sentences import is_prose, spans, terms
 from app.llm.upstream import delta_text
 from app.llm.upstream_errors import UpstreamCut, UpstreamUnavailable
 from app.pools import Pool
-from app.retrieval.rewrite import Turn, rewrite_by_rules
+from app.retrieval.rewrite import Turn
 from app.retrieval.search import Searches
 from app.retrieval.types import Hit, Passage
 
@@ -71,13 +72,15 @@ class Answers:
     def __init__(
         self,
         searches: Searches,
+        rewriter: Rewriter,
         router: Router,
         guardrails: Guardrails,
         scorer: Scorer,
         pool: Pool,
         threshold: float,
     ) -> None:
-        self._searches, self._router, self._guardrails = searches, router, guardrails
+        self._searches, self._rewriter = searches, rewriter
+        self._router, self._guardrails = router, guardrails
         self._scorer, self._pool, self._threshold = scorer, pool, threshold
 
     async def search(
@@ -94,7 +97,7 @@ class Answers:
         The passages are screened first: neither the model server nor a quotation gets what
         the policy keeps from the caller.
         """
-        rewritten = rewrite_by_rules(turns)
+        rewritten = await self._rewriter.rewrite(call, turns)
         question = rewritten.query
         if rewritten.carried:
             call.lineage["carried_words"] = len(rewritten.carried)
@@ -254,7 +257,6 @@ def count_usage(call: Call, chunk: dict[str, Any]) -> None:
     """Take a stream's usage; until it comes, count a token a chunk, so that a cut is charged."""
     usage = chunk.get("usage")
     if usage:
-        call.usage.prompt_tokens = int(usage.get("prompt_tokens") or 0)
-        call.usage.completion_tokens = int(usage.get("completion_tokens") or 0)
+        call.usage.answered(usage)
     elif chunk.get("choices"):
         call.usage.completion_tokens += 1

@@ -50,8 +50,7 @@ class Chat:
             return await self._complete_grounded(call, request)
         reply = await self._router.chat(request.upstream_body())
         usage = reply.get("usage") or {}
-        call.usage.prompt_tokens = int(usage.get("prompt_tokens") or 0)
-        call.usage.completion_tokens = int(usage.get("completion_tokens") or 0)
+        call.usage.answered(usage)
         await self._screen_reply(call, reply)
         reply["usage"] = {**usage, "cost_usd": self._cost(call)}
         return reply

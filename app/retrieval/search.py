@@ -23,8 +23,9 @@ from app.retrieval.expansion import Window, widen
 from app.retrieval.filters import Predicate, compile_filter
 from app.retrieval.fusion import reciprocal_rank, weighted_sum
 from app.retrieval.index import BuildChanged, StoreIndex
-from app.retrieval.rerank import Candidate, Reranker
-from app.retrieval.types import DEFAULT_RANKING, AttributeValue, Hit, Passage, Ranking
+from app.retrieval.rankers import Rankers
+from app.retrieval.rerank import Candidate
+from app.retrieval.types import DEFAULT_RANKING, AttributeValue, Hit, Passage, Ranker, Ranking
 from app.retrieval.visible import Row
 from app.store.db import Database
 from app.store.models import passages, vector_store_files
@@ -36,7 +37,7 @@ LEAST_WIDE = 50
 NAMED_DENSE = 0.4  # weight of the vectors where the query names an identifier
 SWITCHES = 5  # of a store's index that one search follows
 ANEW = 3  # times that one search begins again because files were replaced
-RERANKED = 20  # best of the first stage that the cross-encoder reads
+RERANKED = 20  # best of the first stage that a ranker reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +163,10 @@ class Searches:
     """
 
     def __init__(
-        self, db: Database, stores: VectorStores, pool: Pool, reranker: Reranker | None = None
+        self, db: Database, stores: VectorStores, pool: Pool, rankers: Rankers | None = None
     ) -> None:
         self._db, self._stores, self._pool = db, stores, pool
-        self._reranker = reranker
+        self._rankers = rankers or Rankers({})
 
     async def hits(
         self,
@@ -187,7 +188,7 @@ class Searches:
             raise BadRequest("The query is empty. Send some words.", param="query")
         accepts = compile_filter(filters) if filters else None
         vectors: dict[str, NDArray[np.float32]] = {}  # of the query, by model
-        chosen_among = ranking.rerank or not ranking.near_duplicates or ranking.diversity > 0
+        chosen_among = ranking.ranker or not ranking.near_duplicates or ranking.diversity > 0
         first = k + LEAST_WIDE if chosen_among else k
         for left in reversed(range(ANEW)):
             stores = [
@@ -206,8 +207,8 @@ class Searches:
             if not left or not await self._changed(call.tenant_id, stores):
                 hits += await self._read(call.principal, found[first : first + LEAST_WIDE])
                 break
-        if ranking.rerank:
-            hits = await self._rerank(call, query, hits, ranking.rerank_budget_ms)
+        if ranking.ranker is not None:
+            hits = await self._rerank(call, query, hits, ranking.ranker, ranking.rerank_budget_ms)
         if not ranking.near_duplicates or ranking.diversity > 0:
             hits = await self._pool.run(_thinned, hits, k, ranking)
         hits = hits[:k]
@@ -307,13 +308,14 @@ class Searches:
             return [(f, index) for f in got]
         raise Unavailable("The index is being switched. Send the request again.", code="switching")
 
-    async def _rerank(self, call: Call, query: str, hits: list[Hit], budget_ms: int) -> list[Hit]:
-        if self._reranker is None:
-            raise Unavailable("This gateway has no reranker.", code="reranker_missing")
+    async def _rerank(
+        self, call: Call, query: str, hits: list[Hit], ranker: Ranker, budget_ms: int
+    ) -> list[Hit]:
+        reranker = await self._rankers.get(ranker)
         judged = hits[:RERANKED]
         candidates = [Candidate(h.passage.text, h.score) for h in judged]
-        done = await self._reranker.rerank(query, candidates, budget_ms)
-        call.lineage["reranked"] = done.scored
+        done = await reranker.rerank(query, candidates, budget_ms)
+        call.lineage |= {"reranked": done.scored, "ranker": ranker}
         ordered = [
             replace(judged[place], score=score)
             for place, score in zip(done.order, done.scores, strict=True)

@@ -40,6 +40,9 @@ class Hit:
     lexical: float | None
 
 
+Ranker = Literal["cross-encoder", "late-interaction"]
+
+
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """How the passages of a search are found and ordered.
@@ -49,7 +52,7 @@ class Ranking:
         lexical: weight of the words, at least 0; 0 leaves them out.
         fusion: ``weighted`` sums scaled scores, ``rrf`` sums reciprocal ranks.
         operators: whether quotes, plus and minus in the query mean something.
-        rerank: whether the cross-encoder reads the best of what was found.
+        ranker: the model that reads the best of what was found; None for none.
         rerank_budget_ms: how long it may; what it does not reach keeps its order.
         near_duplicates: whether passages that are the same but for a few words all stay.
         diversity: in 0..1, how much being unlike what stands before counts.
@@ -59,7 +62,7 @@ class Ranking:
     lexical: float = 1 - DENSE_WEIGHT
     fusion: Literal["weighted", "rrf"] = "weighted"
     operators: bool = False
-    rerank: bool = False
+    ranker: Ranker | None = None
     rerank_budget_ms: int = 500
     near_duplicates: bool = True
     diversity: float = 0.0

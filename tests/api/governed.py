@@ -39,11 +39,12 @@ class Governed:
 
 
 @asynccontextmanager
-async def governed(folder: Path) -> AsyncIterator[Governed]:
+async def governed(folder: Path, **env: str) -> AsyncIterator[Governed]:
     """Start both servers, load the handbook, and stop them at the end."""
     model = ScriptedModel()
     await model.start()
-    gateway = Gateway(folder / "data", {"OSTIARY_LLM_URL": model.url, "OSTIARY_LLM_MODEL": "m"})
+    env |= {"OSTIARY_LLM_URL": model.url, "OSTIARY_LLM_MODEL": "m"}
+    gateway = Gateway(folder / "data", env)
     await asyncio.to_thread(gateway.start)
     try:
         async with AsyncOpenAI(

@@ -112,6 +112,7 @@ DOORS: dict[tuple[str, str], list[Attempt]] = {
             {"rewrite_query": True},
             {"filters": {"type": "ne", "key": "a", "value": "b"}},
             {"ranking_options": {"ranker": "cross-encoder"}},
+            {"ranking_options": {"ranker": "late-interaction"}},
             {"ranking_options": {"hybrid_search": {"embedding_weight": 0, "text_weight": 1}}},
             {"ranking_options": {"hybrid_search": {"embedding_weight": 1, "text_weight": 0}}},
             {"ostiary": {"expand": {"by": "section"}, "drop_near_duplicates": True}},

@@ -90,15 +90,15 @@ def test_operators_hold_for_words_and_vectors(store: Store) -> None:
     assert "errors.md" not in without and "pumps.md" in without
 
 
-def test_the_cross_encoder_reorders_within_its_budget(store: Store) -> None:
-    query = "What does a worn gasket do?"
-    ranked = store.search(query, ranking_options={"ranker": "cross-encoder"})["data"]
+@pytest.mark.parametrize("ranker", ["cross-encoder", "late-interaction"])
+def test_a_ranker_reorders_within_its_budget(store: Store, ranker: str) -> None:
+    query, chosen = "What does a worn gasket do?", {"ranker": ranker}
+    ranked = store.search(query, ranking_options=chosen)["data"]
     assert ranked[0]["filename"] == "errors.md"
     scores = [hit["score"] for hit in ranked]
     assert scores == sorted(scores, reverse=True) and 0 <= scores[-1] <= scores[0] <= 1
-    hurried = store.names(
-        query, ranking_options={"ranker": "cross-encoder"}, ostiary={"rerank_budget_ms": 1}
-    )
+    assert scores != [hit["score"] for hit in store.search(query)["data"]]
+    hurried = store.names(query, ranking_options=chosen, ostiary={"rerank_budget_ms": 1})
     assert sorted(hurried) == sorted(hit["filename"] for hit in ranked)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import Any
@@ -12,7 +13,8 @@ from aiohttp import web
 class ScriptedModel:
     """Serves ``text`` on a free port and keeps the bodies it was sent.
 
-    ``cut_after`` words of a stream it resets the connection; ``tool`` is a call it makes.
+    ``cut_after`` words of a stream it resets the connection; ``tool`` is a call it makes;
+    ``wait_s`` seconds pass before it answers.
     """
 
     def __init__(self) -> None:
@@ -20,7 +22,9 @@ class ScriptedModel:
         self.finish = "stop"
         self.cut_after: int | None = None
         self.tool: dict[str, Any] | None = None
+        self.wait_s = 0.0
         self.bodies: list[dict[str, Any]] = []
+        self._before: list[str] = []
         self.url = ""
         self._runner: web.AppRunner | None = None
 
@@ -38,9 +42,10 @@ class ScriptedModel:
             await self._runner.cleanup()
             self._runner = None
 
-    def says(self, text: str) -> None:
-        """Begin a new scene: this text, told to the end."""
+    def says(self, text: str, *before: str) -> None:
+        """Begin a new scene: this text, told to the end, once those ``before`` were told."""
         self.text, self.finish, self.cut_after, self.tool = text, "stop", None, None
+        self.wait_s, self._before = 0.0, list(before)
         self.bodies.clear()
 
     async def _health(self, request: web.Request) -> web.Response:
@@ -49,12 +54,14 @@ class ScriptedModel:
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.bodies.append(body)
-        words = re.findall(r"\S+\s*", self.text)
+        await asyncio.sleep(self.wait_s)
+        text = self._before.pop(0) if self._before else self.text
+        words = re.findall(r"\S+\s*", text)
         usage = {"prompt_tokens": 7, "completion_tokens": len(words)}
         usage["total_tokens"] = 7 + len(words)
         head = {"id": "chatcmpl-1", "created": 1, "model": body["model"], "kept": "as is"}
         if not body.get("stream"):
-            message = {"role": "assistant", "content": self.text}
+            message = {"role": "assistant", "content": text}
             choice = {"index": 0, "message": message, "finish_reason": self.finish}
             whole = {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
             return web.json_response(whole)

@@ -15,6 +15,7 @@ from app.guardrails.policy import load_policy
 from app.guardrails.service import Guardrails
 from app.llm.answer import DECLINED, Answers, Piece, Search, _extract
 from app.llm.gate import judge
+from app.llm.rewriting import Rewriter
 from app.llm.router import Router
 from app.llm.upstream import Upstream
 from app.llm.upstream_errors import UpstreamCut
@@ -48,7 +49,8 @@ async def answers(model: ScriptedModel, scorer: CrossEncoder) -> AsyncIterator[A
     await router.start()
     pool = Pool("test", 1)
     guardrails = Guardrails(load_policy("default"), PiiDetector(), pool, False)
-    yield Answers(NO_STORES, router, guardrails, scorer, pool, 0.5)
+    rewriter = Rewriter(router, guardrails, None)
+    yield Answers(NO_STORES, rewriter, router, guardrails, scorer, pool, 0.5)
     await router.stop()
     pool.close()
 

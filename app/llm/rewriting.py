@@ -1,0 +1,63 @@
+"""Makes the last question of a conversation stand alone, by a language model or by rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from app.gateway.call import Call
+from app.guardrails.service import Guardrails
+from app.llm.router import Router
+from app.retrieval.rewrite import Rewritten, Turn, rewrite, rewrite_by_rules
+
+TIMEOUT_S = 3.0  # a search waits for it
+MOST_TOKENS = 96  # of the rewritten question
+
+
+class Rewriter:
+    """Rewrites by the model of a name; without a name, or where the model fails, by rules.
+
+    What the model takes is counted in the call's usage, and charged with it.
+    """
+
+    def __init__(self, router: Router, guardrails: Guardrails, model: str | None) -> None:
+        self._router, self._guardrails, self._model = router, guardrails, model
+
+    async def rewrite(self, call: Call, turns: Sequence[Turn]) -> Rewritten:
+        """Rewrite the last user turn of a conversation whose turns were screened.
+
+        The model's words are screened as any output is; the rules take up only words of the
+        turns.
+
+        Raises:
+            GuardrailViolation: the policy blocks what the model wrote.
+        """
+        model = self._model
+        if model is None or not self._router.available(model):
+            return rewrite_by_rules(turns)
+
+        async def ask(messages: list[dict[str, str]]) -> str:
+            body = {
+                "model": model,
+                "messages": messages,
+                "temperature": 0.0,
+                "max_tokens": MOST_TOKENS,
+            }
+            reply = await self._router.chat(body)
+            _count(call, reply.get("usage") or {})
+            return str(reply["choices"][0]["message"]["content"] or "")
+
+        found = await rewrite(turns, ask, TIMEOUT_S)
+        if found.by == "model":
+            (query,) = await self._guardrails.screen(call, [found.query], "output")
+            found = Rewritten(query, "model")
+        call.lineage["rewritten_by"] = found.by
+        return found
+
+
+def _count(call: Call, usage: dict[str, int]) -> None:
+    spent = call.usage
+    prompt, completion = spent.aside
+    prompt += int(usage.get("prompt_tokens") or 0)
+    completion += int(usage.get("completion_tokens") or 0)
+    spent.aside = (prompt, completion)
+    spent.prompt_tokens, spent.completion_tokens = prompt, completion
