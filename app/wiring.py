@@ -37,6 +37,7 @@ from app.retrieval.connectors.declared import DeclaredSources
 from app.retrieval.connectors.documents import Documents
 from app.retrieval.connectors.schedule import Schedule
 from app.retrieval.connectors.sync import Sync
+from app.retrieval.connectors.watch import FolderWatch
 from app.retrieval.conversion import with_onnx
 from app.retrieval.embedding import (
     CrossEncoder,
@@ -196,6 +197,9 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
 
         looking = asyncio.create_task(_forever(look_for_syncs, LOOK_FOR_SYNCS_S))
         stack.callback(looking.cancel)
+        watching = FolderWatch(settings.sources, schedule.wake)
+        watching.start()
+        stack.push_async_callback(asyncio.to_thread, watching.stop)
 
     def llm_state() -> str:
         if router.available(settings.llm_model):

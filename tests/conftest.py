@@ -284,7 +284,7 @@ def gateway(
     folder = tmp_path_factory.mktemp("gateway")
     (folder / "followed").mkdir()
     (folder / "followed" / "rates.md").write_text("# Rates\n\nThe toll is 3 crowns.\n")
-    source = {"kind": "folder", "path": str(folder / "followed"), "tenants": ["*"]}
+    source = {"kind": "folder", "path": str(folder / "followed"), "tenants": ["*"], "watch": False}
     env = {
         "OSTIARY_LLM_URL": fake_model_server,
         "OSTIARY_LLM_MODEL": "stub",

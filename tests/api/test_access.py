@@ -49,7 +49,7 @@ def house(
     (folder / "jwks.json").write_text(issuer.jwks())
     (folder / "minutes").mkdir()
     (folder / "minutes" / SECRET_NAME).write_text(SECRET)
-    source = {"kind": "folder", "path": str(folder / "minutes"), "tenants": ["*"]}
+    source = {"kind": "folder", "path": str(folder / "minutes"), "tenants": ["*"], "watch": False}
     env = {
         "OSTIARY_SOURCES": json.dumps({"minutes": source}),
         "OSTIARY_LLM_URL": fake_model_server,

@@ -35,7 +35,8 @@ def declared(folder: Path) -> str:
         },
         "market": {"path": str(folder / "docs"), "tenants": ["market"]},
     }
-    return json.dumps({name: {"kind": "folder", **given} for name, given in kinds.items()})
+    still = {"kind": "folder", "watch": False}  # the tests begin the syncs
+    return json.dumps({name: {**still, **given} for name, given in kinds.items()})
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

@@ -69,7 +69,7 @@ def test_kill_9_in_a_sync_loses_and_doubles_no_document(
     folder = Folder(tmp_path / "docs", dice)
     for _ in range(DOCUMENTS):
         folder.add()
-    source = {"kind": "folder", "path": str(folder.root), "tenants": ["*"]}
+    source = {"kind": "folder", "path": str(folder.root), "tenants": ["*"], "watch": False}
     env = {
         "OSTIARY_LLM_URL": "http://127.0.0.1:9/v1",
         "OSTIARY_SOURCES": json.dumps({"docs": source}),

@@ -62,7 +62,7 @@ class FolderSource:
         except OSError as error:
             raise _unlisted(prefix) from error
         for name in names:
-            if _left_out(name):
+            if left_out(name):
                 continue
             key = prefix + name
             try:
@@ -169,7 +169,7 @@ def _names_in(folder: int) -> list[str]:
         return sorted({entry.name for entry in found})
 
 
-def _left_out(name: str) -> bool:
+def left_out(name: str) -> bool:
     """Hidden or temporary."""
     if name.startswith(_TEMPORARY_STARTS) or name.lower().endswith(_TEMPORARY_ENDS):
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.ids import new_id
@@ -16,6 +16,7 @@ from app.store.models import connector_items, connectors
 
 KIND = "sync_connector"
 AT_ONCE = 100  # connectors that one look begins
+LEAST_S = 5.0  # between the end of a sync and one that a change brings forward
 LOST_S = 30.0  # after which a claim whose job nobody submitted is taken up
 _C = connectors.c
 _IDLE = or_(_C.began_at.is_(None), _C.ended_at.is_not(None))
@@ -48,14 +49,15 @@ class Schedule:
         self, connector_id: str, *conditions: ColumnElement[bool], allow_removal: bool = False
     ) -> str | None:
         """Claim a sync and submit its job; returns the job's id, None where one runs."""
-        job_id = new_id("job_")
+        job_id, now = new_id("job_"), time.time()
         async with self._db.write() as connection:
             tenant_id = await connection.scalar(
                 update(connectors)
                 .where(_C.id == connector_id, _IDLE, *conditions)
                 .values(
                     job_id=job_id,
-                    began_at=time.time(),
+                    began_at=now,
+                    next_sync_at=now + _C.freshness_s / 2.0,
                     ended_at=None,
                     error=None,
                     counts=None,
@@ -68,6 +70,22 @@ class Schedule:
             return None
         await self._submit(tenant_id, connector_id, job_id)
         return job_id
+
+    async def wake(self, source: str) -> None:
+        """Bring forward the next sync of what follows a source: something has changed there.
+
+        A change while a sync runs is for the next one, since its listing may have passed it by.
+        Connectors that fail keep to their growing pauses.
+        """
+        now = time.time()
+        soonest = case((_C.ended_at > now - LEAST_S, _C.ended_at + LEAST_S), else_=now)
+        following = (_C.source == source, _C.enabled, _C.deleted_at.is_(None), _C.failures == 0)
+        async with self._db.write() as connection:
+            await connection.execute(
+                update(connectors)
+                .where(*following, _C.next_sync_at > soonest)
+                .values(next_sync_at=soonest)
+            )
 
     async def _submit(self, tenant_id: str, connector_id: str, job_id: str) -> None:
         args = {"connector_id": connector_id, "subject": f"connector:{connector_id}"}
@@ -149,6 +167,8 @@ class Schedule:
             counts = await _counts(connection, connector)
             # from beginning to beginning: half of the freshness is then left for the sync
             soon = (connector.began_at or now) + connector.freshness_s / 2
+            if connector.next_sync_at is not None:
+                soon = min(soon, connector.next_sync_at)  # a change brought it forward
             await connection.execute(
                 update(connectors)
                 .where(_is_of(job))

@@ -31,6 +31,7 @@ class FolderSettings(_Declared):
     kind: Literal["folder"]
     path: Path
     permissions: Literal["none", "posix"] = "none"
+    watch: bool = True
 
 
 class S3Settings(_Declared):

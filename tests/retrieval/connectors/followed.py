@@ -88,12 +88,13 @@ class Followed:
         return await until(look, 60)
 
     async def make_due(self, connector_id: str, **values: Any) -> None:
+        await self.set(connector_id, next_sync_at=1.0, **values)
+
+    async def set(self, connector_id: str, **values: Any) -> None:
+        """Change a connector's row, as time does."""
+        mine = connectors.c.id == connector_id
         async with self.house.db.write() as connection:
-            await connection.execute(
-                update(connectors)
-                .where(connectors.c.id == connector_id)
-                .values(next_sync_at=1.0, **values)
-            )
+            await connection.execute(update(connectors).where(mine).values(**values))
 
     async def items(self, connector_id: str) -> dict[str, KnownItem]:
         query = select(connector_items).where(connector_items.c.connector_id == connector_id)

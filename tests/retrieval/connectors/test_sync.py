@@ -12,7 +12,7 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.ids import new_id
-from app.retrieval.connectors.schedule import KIND, Schedule
+from app.retrieval.connectors.schedule import KIND, LEAST_S, Schedule
 from app.store.db import Database
 from app.store.jobs import Job
 from app.store.models import connectors, jobs
@@ -330,3 +330,27 @@ async def test_a_cancelled_sync_stops_and_the_next_one_goes_on(place: Followed) 
     await place.schedule.begin(connector.id)
     ended = await place.ended(connector.id)
     assert ended.error is None and await place.left() == (12, 12, 12, 12)
+
+
+async def test_a_change_brings_the_next_sync_forward_also_while_one_runs(place: Followed) -> None:
+    store = await place.house.new_store()
+    connector = await place.follow(store)
+    first = await place.ended(connector.id)
+    assert first.next_sync_at is not None and first.ended_at is not None
+    await place.schedule.wake("another")
+    assert (await place.row(connector.id)).next_sync_at == first.next_sync_at
+    await place.schedule.wake("docs")
+    woken = await place.row(connector.id)
+    assert woken.next_sync_at == pytest.approx(first.ended_at + LEAST_S)  # not at once again
+
+    job = await claim(place, connector.id)
+    await place.make_due(connector.id)
+    await run(place, job)  # a change came after it had begun
+    again = await place.row(connector.id)
+    assert again.next_sync_at == again.ended_at
+
+    for values in ({"enabled": False}, {"failures": 2}):
+        usual = {"next_sync_at": 4e9, "enabled": True, "failures": 0}
+        await place.set(connector.id, **{**usual, **values})
+        await place.schedule.wake("docs")
+        assert (await place.row(connector.id)).next_sync_at == 4e9
