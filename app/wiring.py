@@ -71,6 +71,9 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     """Return everything a route needs; ``stack`` closes it."""
     data = settings.data_dir
     data.mkdir(parents=True, exist_ok=True)
+    # most of this is outside of the interpreter's lock, so it goes on beside what follows
+    loading = asyncio.create_task(_models(settings))
+    stack.callback(loading.cancel)
 
     # state
     db = Database(settings.sql_url)
@@ -123,7 +126,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
 
     # guardrails
     ner_pool = _pool(stack, metrics, "ner", 1)
-    detector = PiiDetector()
+    detector = await asyncio.to_thread(PiiDetector)
     guardrails = Guardrails(policy, detector, ner_pool, settings.audit_bodies)
     if policy.needs_ner("input") or policy.needs_ner("output"):
         await asyncio.to_thread(detector.warm)
@@ -140,15 +143,11 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     # retrieval
     query_pool = _pool(stack, metrics, "query", settings.cpu_threads)
     work_pool = _pool(stack, metrics, "ingest", settings.cpu_threads, queue=100_000)
-    models: dict[str, Embedder] = {}
-    scorer = None
-    if settings.embedded_retrieval:
-        for name, wanted in _embedding_models(settings).items():
-            models[name] = await _embedder(settings, name, wanted)
-            stack.push_async_callback(models[name].aclose)
+    models, scorer = await loading
+    for model in models.values():
+        stack.push_async_callback(model.aclose)
+    if models:
         metrics.watch_pool("embed", lambda: sum(m.waiting for m in models.values()))
-        reranker_dir = settings.reranker_dir or packaged_reranker_dir()
-        scorer = await asyncio.to_thread(CrossEncoder, reranker_dir, settings.cpu_threads)
     stores = VectorStores(
         db,
         models,
@@ -317,6 +316,22 @@ def _engines(settings: Settings) -> Engines:
         milvus_url=settings.milvus_url,
         milvus_token=token.get_secret_value() if token else None,
     )
+
+
+async def _models(settings: Settings) -> tuple[dict[str, Embedder], CrossEncoder | None]:
+    """The embedding models by their names, and what reads query and passage together."""
+    models: dict[str, Embedder] = {}
+    if not settings.embedded_retrieval:
+        return models, None
+    try:
+        for name, wanted in _embedding_models(settings).items():
+            models[name] = await _embedder(settings, name, wanted)
+        folder = settings.reranker_dir or packaged_reranker_dir()
+        return models, await asyncio.to_thread(CrossEncoder, folder, settings.cpu_threads)
+    except BaseException:
+        for model in models.values():
+            await model.aclose()
+        raise
 
 
 def _embedding_models(settings: Settings) -> dict[str, EmbeddingModel]:
