@@ -162,7 +162,7 @@ def _gateway(gateway: dict[str, Any]) -> str:
     ]
     facts = {
         "added by the call, vectors only (G5), ms": "added_ms",
-        "call, hybrid and late interaction, passages not seen before, p50, ms": "late_unseen_p50_ms",
+        "late interaction, passages not seen before, p50, ms": "late_unseen_p50_ms",
         "start to ready, s": "ready_s",
         "first search (opens and verifies the store), s": "first_search_s",
         "resident before the store is opened, MB": "rss_before_mb",
