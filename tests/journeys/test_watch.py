@@ -117,6 +117,12 @@ def test_what_is_not_followed_begins_no_sync(watched: Watched) -> None:
     for name in (".hidden.md", "draft.tmp", "~$north.md", ".git/config.md"):
         watched.write(name, "seven")
     assert watched.settled() == before
+    outside = watched.folder.with_name("outside")
+    outside.mkdir()
+    (watched.folder / "link").symlink_to(outside)  # is told, and does not lead out
+    before = watched.settled()
+    (outside / "beyond.md").write_text("# Beyond\n")
+    assert watched.settled() == before
     watched.write("south.md", "eight")
     watched.soon("six", "eight")
     assert watched.settled()["job_id"] != before["job_id"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -71,16 +72,17 @@ class FolderWatch:
             self._stop.wait(RETRY_S)
 
     def _watch(self, loop: asyncio.AbstractEventLoop, name: str, folder: Path) -> None:
-        """Watch until stopped, or until the folder is another one (mounted, moved, made anew)."""
+        """Watch until stopped, or until the folders to watch are others (made, moved, mounted)."""
         from watchfiles import watch
 
-        watched = _identity(folder)
+        folders = _below(folder)
 
         def counts(_: object, path: str) -> bool:
-            return not any(left_out(part) for part in Path(path).relative_to(folder).parts)
+            return path in folders or not left_out(Path(path).name)
 
         notices = watch(
-            folder,
+            *folders,
+            recursive=False,  # else it would go where links lead
             watch_filter=counts,
             debounce=GATHERED_MS,
             rust_timeout=LOOK_MS,
@@ -93,13 +95,28 @@ class FolderWatch:
         for changes in notices:
             if changes or first:
                 self._tell(loop, name)
+                if _below(folder) != folders:
+                    return
             first = False
-            if _identity(folder) != watched:
+            if _identity(folder) != folders[str(folder)]:
                 return
 
     def _tell(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
         if not self._stop.is_set():
             asyncio.run_coroutine_threadsafe(self._changed(name), loop).result(TOLD_S)
+
+
+def _below(root: Path) -> dict[str, tuple[int, int]]:
+    """A folder and those below it that a listing would enter, each with what it is."""
+    found = {str(root): _identity(root)}
+    for folder, names, _ in os.walk(root):  # does not follow links
+        names[:] = [name for name in names if not left_out(name)]
+        for name in names:
+            path = Path(folder) / name
+            with contextlib.suppress(OSError):  # gone by now
+                if not path.is_symlink():
+                    found[str(path)] = _identity(path)
+    return found
 
 
 def _identity(folder: Path) -> tuple[int, int]:
