@@ -265,16 +265,28 @@ Output = Annotated[Path | None, typer.Option(help="Write the report as JSON here
 def evaluate_sample(context: typer.Context, output: Output = None) -> None:
     """Measure the gateway on judged questions; without a command, its answers."""
     if context.invoked_subcommand is None:
-        evaluate_answers(output)
+        evaluate_answers(output=output)
 
 
 @evaluate.command("answers")
-def evaluate_answers(output: Output = None) -> None:
-    """Ask the sample's evaluation questions and report retrieval, citations and refusals."""
+def evaluate_answers(
+    store: Annotated[
+        str, typer.Option(help="Id (vs_…) or name of the vector store.")
+    ] = up.SAMPLE_STORE,
+    judged: Annotated[
+        Path | None,
+        typer.Option(help="JSONL file of questions; or django, cwe, …; else the sample's own."),
+    ] = None,
+    output: Output = None,
+) -> None:
+    """Ask questions whose right pages are known; report retrieval, citations and refusals."""
     from app import evaluation
 
     settings = Settings()
-    _run(evaluation.run_sample(settings, _client(settings), output, say))
+    questions = judged or evaluation.QUESTIONS
+    _run(
+        evaluation.run(_client(settings), settings.llm_model, store, questions, output, say),
+    )
 
 
 @evaluate.command("retrieval")

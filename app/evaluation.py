@@ -1,4 +1,10 @@
-"""How well a running gateway finds, cites and declines, measured over its REST API."""
+"""How well a running gateway finds, cites and declines, measured over its REST API.
+
+Questions come from a JSONL file, one object a line: ours (``question``, ``files``,
+``answerable``), or a judged set as `app/retrieval/quality/judged.py` reads it, whose relevant
+documents are the pages that may be cited and whose lines with ``"answerable": false`` are to be
+declined. Bare identifiers (``"kind": "identifier"``) are searches, not questions: left out.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import numpy as np
 
 from app.client import ApiError, Client
-from app.settings import Settings
+from app.errors import BadRequest, NotFound
+from app.retrieval.quality.judged import load, read_objects
+from app.search_evaluation import find_judged
 
 QUESTIONS = Path(__file__).parent / "samples" / "questions.jsonl"
 TOP = 5
@@ -28,7 +35,6 @@ class Question:
 
     id: str
     question: str
-    answer: str
     files: tuple[str, ...]
     answerable: bool
 
@@ -102,12 +108,22 @@ class Report:
 
 
 def load_questions(path: Path = QUESTIONS) -> list[Question]:
-    """Read questions from a JSONL file."""
-    items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [
-        Question(i["id"], i["question"], i["answer"], tuple(i["files"]), i["answerable"])
-        for i in items
+    """Read questions from a JSONL file, those with an answer first.
+
+    Raises:
+        BadRequest: there is no such file, or a line is malformed.
+    """
+    found = [
+        Question(q.id, q.text, tuple(dict.fromkeys(j.file for j in q.judged if j.grade)), True)
+        for q in load(path)
+        if q.kind != "identifier"
     ]
+    for place, item in read_objects(path) if path.is_file() else ():
+        if item.get("answerable") is False:
+            if not isinstance(item.get("question"), str):
+                raise BadRequest(f"{place} has no 'question'.")
+            found.append(Question(str(item.get("id") or place), item["question"], (), False))
+    return found
 
 
 def hit_at(results: Sequence[str], files: Sequence[str], k: int) -> bool:
@@ -246,27 +262,35 @@ def read_answer(response: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     return "".join(p.get("text", "") for p in parts), tuple(dict.fromkeys(cited))
 
 
-async def run_sample(
-    settings: Settings, client: Client, output: Path | None, say: Callable[[str], None]
+async def run(
+    client: Client,
+    model: str,
+    store: str,
+    judged: Path,
+    output: Path | None,
+    say: Callable[[str], None],
 ) -> Report:
-    """Evaluate the sample knowledge base, print the table, write the rows as JSON.
+    """Ask a gateway every question of a file; print the table, write the rows as JSON.
+
+    Args:
+        store: the id (``vs_…``) or the name of a vector store.
+        judged: a JSONL file, or the name of a shipped judged set.
 
     Raises:
-        StartError: the gateway does not answer.
+        BadRequest: the file is missing or malformed.
+        NotFound: there is no store of that name, or nothing is in it.
+        ApiError: the gateway refuses to tell of the store.
+        aiohttp.ClientError: the gateway does not answer.
     """
-    from app.up import SAMPLE_STORE, StartError
-
-    questions = load_questions()
+    questions = load_questions(find_judged(judged))
     async with client:
-        try:
-            store, made = await client.ensure_store(SAMPLE_STORE)
-            if made:
-                await client.call("DELETE", f"v1/vector_stores/{store}")
-                raise StartError("The sample knowledge base is not loaded; run `ostiary up`.")
-            say(f"Asking {len(questions)} questions.")
-            report = await ask_all(client, store, questions, settings.llm_model)
-        except aiohttp.ClientError as error:
-            raise StartError("The gateway does not answer; run `ostiary up`.") from error
+        store_id = store if store.startswith("vs_") else await client.find_store(store)
+        held = store_id and await client.call("GET", f"v1/vector_stores/{store_id}")
+        if not held or not held["file_counts"]["completed"]:
+            remedy = "Run `ostiary up` for the sample knowledge base, or ingest files into it."
+            raise NotFound("vector store with documents", store, remedy=remedy)
+        say(f"Asking {len(questions)} questions.")
+        report = await ask_all(client, held["id"], questions, model)
     say(report.as_markdown())
     if output is not None:
         await asyncio.to_thread(output.write_text, report.as_json(), "utf-8")

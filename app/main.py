@@ -19,6 +19,7 @@ from app.api import (
     admin,
     builds,
     chat,
+    completions,
     connectors,
     docs,
     embeddings,
@@ -27,7 +28,9 @@ from app.api import (
     health,
     jobs,
     models,
+    moderations,
     monitoring,
+    rerank,
     responses,
     vector_stores,
 )
@@ -39,9 +42,12 @@ log = logging.getLogger("ostiary")
 
 ROUTERS = (
     chat.router,
+    completions.router,
     responses.router,
     models.router,
     embeddings.router,
+    rerank.router,
+    moderations.router,
     files.router,
     vector_stores.router,
     builds.router,
@@ -110,11 +116,15 @@ async def _on_ostiary_error(request: Request, error: Exception) -> JSONResponse:
     )
 
 
+_FROM = (("body",), ("query",), ("path",), ("header",))  # where a field was sent
+
+
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     """Name the first bad field and what is wrong with it, never its value."""
     assert isinstance(error, RequestValidationError)
     first: dict[str, Any] = dict(error.errors()[0])
-    where = ".".join(str(p) for p in first["loc"] if p not in ("body", "query", "path"))
+    loc = first["loc"]
+    where = ".".join(str(p) for p in (loc[1:] if loc[:1] in _FROM else loc))
     if first["type"] == "json_invalid":
         message, where = "The body is not valid JSON. Send one JSON object.", ""
     elif first["type"] == "union_tag_invalid":  # pydantic's message repeats the value

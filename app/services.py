@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from app.gateway.identity import Identity
     from app.guardrails.service import Guardrails
     from app.llm.chat import Chat
+    from app.llm.completions import Completions
     from app.llm.responses import Responses
     from app.llm.rewriting import Rewriter
     from app.llm.router import Router
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from app.retrieval.connectors.connectors import Connectors
     from app.retrieval.files import FileService
     from app.retrieval.ingestion import Ingestion
+    from app.retrieval.rankers import Rankers
     from app.retrieval.search import Searches
     from app.retrieval.store_files import StoreFiles
     from app.settings import Settings
@@ -43,6 +45,7 @@ class Services:
     files: FileService
     vector_stores: VectorStores
     store_files: StoreFiles
+    rankers: Rankers
     searches: Searches
     ingestion: Ingestion
     builds: Builds
@@ -50,5 +53,6 @@ class Services:
     router: Router
     rewriter: Rewriter
     chat: Chat
+    completions: Completions
     responses: Responses
     llm_state: Callable[[], str]

@@ -20,6 +20,8 @@ from app.guardrails.service import Guardrails
 from app.llm import weights
 from app.llm.answer import Answers
 from app.llm.chat import Chat
+from app.llm.completions import Completions
+from app.llm.relay import Relay
 from app.llm.responses import Responses
 from app.llm.rewriting import Rewriter
 from app.llm.router import Router
@@ -182,6 +184,8 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
             searches, rewriter, router, guardrails, scorer, query_pool, settings.answer_gate
         )
 
+    relay = Relay(router, guardrails, prices)
+
     await jobs.start()
     stack.push_async_callback(jobs.close)
     if models:
@@ -217,13 +221,15 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         files=files,
         vector_stores=stores,
         store_files=attached,
+        rankers=rankers,
         searches=searches,
         ingestion=ingestion,
         builds=builds,
         connectors=Connectors(db, stores, declared, schedule),
         router=router,
         rewriter=rewriter,
-        chat=Chat(router, guardrails, answers, prices),
+        chat=Chat(router, guardrails, answers, relay),
+        completions=Completions(router, guardrails, relay),
         responses=Responses(db, router, guardrails, answers, prices),
         llm_state=llm_state,
     )

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import embedding, gateway, pipeline, quality, retrieval, rig, start
+from benchmarks import answers, embedding, gateway, pipeline, quality, retrieval, rig, start
 from benchmarks.retrieval_gateway import ROUNDS
 from benchmarks.retrieval_peers import at_recall
 from benchmarks.retrieval_report import verdicts
@@ -131,6 +131,23 @@ def quality_of_search(short: bool) -> dict[str, Any]:
     }
 
 
+def grounded_answers(short: bool) -> dict[str, Any]:
+    """G10: citations and refusals of a gateway with its own vLLM, on the judged sets."""
+    result = answers.run(answers.SETS[:1], 10) if short else answers.run()
+    rig.write_json("G10", result)
+    return {
+        "goal": "G10",
+        "value": result["value"],
+        "target": result["target"],
+        "unit": list(answers.JUDGED_BY),
+        "holds": result["holds"],
+        "peers": result["left_out"],
+        "runs": 1,
+        "machine": result["machine"],
+        "versions": result["versions"],
+    }
+
+
 def _of_retrieval(goal: str, short: bool, parts: tuple[str, ...]) -> dict[str, Any]:
     """G5 to G7, measured now; a goal of which a part could not be measured does not hold."""
     count = retrieval.SHORT if short else 1_000_000
@@ -178,6 +195,7 @@ GOALS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "G7": bytes_a_vector,
     "G8": embedding_rate,
     "G9": quality_of_search,
+    "G10": grounded_answers,
     "G17": starting,
 }
 

@@ -28,12 +28,14 @@ POINT_S = 1.5  # a point is measured for about so long, or over all queries once
 GRAPH = (16, 32, 64, 128, 256, 512)
 LISTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 BATCH = 10_000
-MANY = 1_000_000  # from here on graphs are built with half the effort
+MANY, MOST = 1_000_000, 10_000_000  # from here on graphs are built with less effort
 Search = Callable[[Any], Any]  # from one query to the places of its nearest, best first
 
 
 def construction(count: int) -> int:
     """The effort with which every graph is built (``efConstruction``, ``expansion_add``)."""
+    if count >= MOST:
+        return 40
     return 200 if count < MANY else 100
 
 
@@ -156,14 +158,18 @@ class Lance:
 
 
 class Milvus:
-    """Milvus through pymilvus: a Lite file in FOLDER, or the server at URL."""
+    """Milvus through pymilvus: a Lite file in FOLDER, or the server at URL.
+
+    From ``MOST`` vectors on inverted lists in place of a graph, which takes hours to build on few
+    cores, since segments are merged and built again.
+    """
 
     about = "HNSW, M 16, float32"
     module = "pymilvus"
-    efforts = GRAPH
+    efforts: Sequence[int] = GRAPH
 
     def __init__(self, url: str | None) -> None:
-        self._url = url
+        self._url, self._effort = url, "ef"
 
     def _client(self, folder: Path) -> Any:
         from pymilvus import MilvusClient
@@ -185,13 +191,12 @@ class Milvus:
             rows = [{"number": start + n, "vector": v} for n, v in enumerate(part)]
             client.insert("base", rows)
         client.flush("base")
+        kind, made = "HNSW", {"M": 16, "efConstruction": construction(len(base))}
+        if len(base) >= MOST:
+            kind, made = "IVF_FLAT", {"nlist": 2048}
+            self.about = "IVF_FLAT, 2,048 lists a segment, float32"
         params = client.prepare_index_params()
-        params.add_index(
-            "vector",
-            index_type="HNSW",
-            metric_type="IP",
-            params={"M": 16, "efConstruction": construction(len(base))},
-        )
+        params.add_index("vector", index_type=kind, metric_type="IP", params=made)
         try:
             client.create_index("base", params)
         except MilvusException as error:  # pymilvus repeats a call that is answered late
@@ -209,9 +214,12 @@ class Milvus:
     def open(self, folder: Path) -> None:
         self._own = self._client(folder)
         self._own.load_collection("base")
+        found = self._own.describe_index("base", self._own.list_indexes("base")[0])
+        if found["index_type"] != "HNSW":
+            self._effort, self.efforts = "nprobe", LISTS
 
     def at(self, effort: int) -> Search:
-        params = {"metric_type": "IP", "params": {"ef": effort}}
+        params = {"metric_type": "IP", "params": {self._effort: effort}}
 
         def search(query: Any) -> Any:
             found = self._own.search(

@@ -18,7 +18,7 @@ SINCE = 1_732_406_400  # a fixed day: the models have no birthday of their own h
 
 
 def _names(services: Any) -> list[str]:
-    return [*services.router.names, *services.vector_stores.models]
+    return [*services.router.names, *services.vector_stores.models, *services.rankers.names]
 
 
 @router.get("")

@@ -11,9 +11,11 @@ from app.gateway.call import SEES_ALL
 
 SCOPES = {
     "chat:write": "chat completions",
+    "completions:write": "completions of plain text",
     "responses:write": "responses, deleting kept ones, asking on the page",
     "responses:read": "reading kept responses",
     "embeddings:write": "embeddings",
+    "rerank:write": "judging documents against a query",
     "models:read": "listing models",
     "files:read": "listing, describing and downloading files",
     "files:write": "uploading and deleting files",
@@ -24,7 +26,7 @@ SCOPES = {
     "connectors:write": "following sources, syncing now, pausing and deleting connectors",
     "jobs:read": "the state of jobs",
     "jobs:write": "cancelling jobs",
-    "guardrails:use": "finding and replacing personal data as a service",
+    "guardrails:use": "moderations, finding and replacing personal data as a service",
     "guardrails:read": "the policy in force",
     "monitoring:read": "usage and drift",
     "audit:read": "the audit log of the tenant",

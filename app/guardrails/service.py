@@ -117,6 +117,28 @@ class Guardrails:
             code="guardrail_unavailable",
         )
 
+    async def judge(self, call: Call, texts: Sequence[str]) -> list[list[Finding]]:
+        """What the policy in force would act on, in either direction; nothing is changed.
+
+        Raises:
+            Unavailable: the guardrails cannot work.
+        """
+        watched = self.policy.watched("input") | self.policy.watched("output")
+
+        def detect() -> list[list[Finding]]:
+            return [self._detector.detect(t, watched, self.policy.threshold) for t in texts]
+
+        try:
+            found = await self._pool.run(detect)
+        except OstiaryError:
+            raise
+        except Exception as error:
+            raise self._broken(error) from error
+        call.mark_screened("input")
+        for entity, count in Counter(f.entity for part in found for f in part).items():
+            call.record_finding(entity, "flag", count, "input")
+        return found
+
     async def analyze(
         self,
         call: Call,

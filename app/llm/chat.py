@@ -6,37 +6,27 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import orjson
-
 from app.errors import BadRequest, OstiaryError, Unavailable
 from app.gateway.call import Call
 from app.guardrails.service import Guardrails
 from app.ids import new_id
-from app.llm.answer import Answers, Piece, Search, count_usage
+from app.llm.answer import Answers, Piece, Search
 from app.llm.openai_types import ChatCompletionRequest
+from app.llm.relay import DONE, Relay, event, told
 from app.llm.router import Router
 from app.llm.screening import screen_input
-from app.llm.stream_screens import StreamScreens
-from app.llm.upstream import ChatStream
-from app.monitoring.cost import Prices
+from app.llm.upstream import CHAT
 from app.retrieval.rewrite import Turn
-
-DONE = b"data: [DONE]\n\n"
-
-
-def event(value: Any) -> bytes:
-    """One server-sent event."""
-    return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
 class Chat:
     """The chat service of one gateway."""
 
     def __init__(
-        self, router: Router, guardrails: Guardrails, answers: Answers | None, prices: Prices
+        self, router: Router, guardrails: Guardrails, answers: Answers | None, relay: Relay
     ) -> None:
         self._router, self._guardrails = router, guardrails
-        self._answers, self._prices = answers, prices
+        self._answers, self._relay = answers, relay
 
     async def screen_input(
         self, call: Call, request: ChatCompletionRequest
@@ -48,34 +38,7 @@ class Chat:
         """Answer a whole chat; ``request`` has been screened."""
         if request.ostiary is not None:
             return await self._complete_grounded(call, request)
-        reply = await self._router.chat(request.upstream_body())
-        usage = reply.get("usage") or {}
-        call.usage.answered(usage)
-        await self._screen_reply(call, reply)
-        reply["usage"] = {**usage, "cost_usd": self._cost(call)}
-        return reply
-
-    async def _screen_reply(self, call: Call, reply: dict[str, Any]) -> None:
-        places: list[tuple[dict[str, Any], str]] = []
-        for choice in reply.get("choices") or ():
-            message = choice.get("message") or {}
-            places += [
-                (message, field)
-                for field in ("content", "reasoning_content", "refusal")
-                if isinstance(message.get(field), str)
-            ]
-            for tool in message.get("tool_calls") or ():
-                function = tool.get("function") or {}
-                if isinstance(function.get("arguments"), str):
-                    places.append((function, "arguments"))
-        texts = [str(holder[field]) for holder, field in places]
-        call.features["output_length"] = float(sum(map(len, texts)))
-        screened = await self._guardrails.screen(call, texts, "output")
-        for (holder, field), text in zip(places, screened, strict=True):
-            holder[field] = text
-
-    def _cost(self, call: Call) -> float:
-        return self._prices.cost_nano_usd(call.model, call.usage) / 1e9
+        return await self._relay.complete(call, request.upstream_body(), CHAT)
 
     async def open_stream(self, call: Call, request: ChatCompletionRequest) -> AsyncIterator[bytes]:
         """Begin a streamed chat; errors before the first byte are raised here."""
@@ -84,39 +47,7 @@ class Chat:
             search = await self._search(call, request)
             call.mark_screened("output")  # each sentence is screened before it is given out
             return self._grounded_events(call, request, search, wants_usage)
-        body = request.upstream_body()
-        body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
-        stream = await self._router.stream_chat(body)
-        call.mark_screened("output")
-        return self._events(call, stream, wants_usage)
-
-    async def _events(
-        self, call: Call, stream: ChatStream, wants_usage: bool
-    ) -> AsyncIterator[bytes]:
-        screens = StreamScreens(self._guardrails, call)
-        last: dict[str, Any] | None = None
-        length = 0
-        try:
-            async with stream:
-                async for chunk in stream:
-                    count_usage(call, chunk)
-                    if chunk.get("usage"):
-                        last = chunk
-                    if not chunk.get("choices"):
-                        continue
-                    chunk.pop("usage", None)
-                    if await screens.pass_through(chunk):
-                        yield event(chunk)
-            if wants_usage and last is not None:
-                usage = {**(last.get("usage") or {}), "cost_usd": self._cost(call)}
-                usage.setdefault("prompt_tokens", call.usage.prompt_tokens)
-                yield event({**last, "choices": [], "usage": usage})
-            length = screens.length
-            call.features["output_length"] = float(length)
-            await call.settle(200, DONE)
-            yield DONE
-        except OstiaryError as error:
-            yield await _told(call, error)
+        return await self._relay.open_stream(call, request.upstream_body(), CHAT, wants_usage)
 
     async def _search(self, call: Call, request: ChatCompletionRequest) -> Search:
         assert request.ostiary is not None
@@ -187,7 +118,7 @@ class Chat:
             await call.settle(200, DONE)
             yield DONE
         except OstiaryError as error:
-            yield await _told(call, error)
+            yield await told(call, error)
 
     def _usage(self, call: Call) -> dict[str, Any]:
         usage = call.usage
@@ -195,7 +126,7 @@ class Chat:
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-            "cost_usd": self._cost(call),
+            "cost_usd": self._relay.cost(call),
         }
 
 
@@ -234,10 +165,3 @@ def _grounding(call: Call, search: Search) -> dict[str, Any]:
         "relevance": round(search.grounds.relevance, 4),
         "degraded": call.degraded,
     }
-
-
-async def _told(call: Call, error: OstiaryError) -> bytes:
-    """Settle a stream that failed, and the event that says so."""
-    call.error_code = error.code
-    await call.settle(error.status)
-    return event(error.body(call.request_id))

@@ -54,6 +54,22 @@ class ChatCompletion(Reply):
     usage: Usage | None = None
 
 
+class TextChoice(Reply):
+    index: int = 0
+    text: str
+    finish_reason: str | None = None
+    logprobs: dict[str, Any] | None = None
+
+
+class Completion(Reply):
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int = Field(default_factory=now)
+    model: str
+    choices: list[TextChoice]
+    usage: Usage | None = None
+
+
 class Delta(Reply):
     role: Literal["assistant"] | None = None
     content: str | None = None

@@ -106,6 +106,70 @@ class ChatCompletionRequest(Body):
         return self.model_dump(exclude_unset=True, exclude={"ostiary"})
 
 
+class CompletionRequest(Body):
+    """Body of `POST /v1/completions`; `prompt` may be several texts, not token ids."""
+
+    model: str = Field(min_length=1, max_length=256)
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=2048)]
+        | Annotated[list[int], Field(min_length=1, max_length=65536)]
+        | Annotated[list[list[int]], Field(min_length=1, max_length=2048)]
+    )
+    suffix: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, strict=True, ge=0)
+    temperature: float | None = Field(None, strict=True, ge=0, le=2)
+    top_p: float | None = Field(None, strict=True, ge=0, le=1)
+    frequency_penalty: float | None = Field(None, strict=True, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, strict=True, ge=-2, le=2)
+    n: int | None = Field(None, strict=True, ge=1, le=128)
+    stop: str | list[str] | None = None
+    seed: int | None = Field(None, strict=True)
+    echo: bool | None = None
+    logprobs: int | None = Field(None, strict=True, ge=0, le=64)
+    user: str | None = None
+
+    @model_validator(mode="after")
+    def _is_text(self) -> CompletionRequest:
+        given = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        if not all(isinstance(item, str) for item in given):
+            raise ValueError("token ids are not taken, because the guardrails read text; send text")
+        return self
+
+    def upstream_body(self) -> dict[str, Any]:
+        """Return what is sent on: every field that was set, unknown ones too."""
+        return self.model_dump(exclude_unset=True)
+
+
+class RerankDocument(Wire):
+    """A document to judge, as an object."""
+
+    text: str
+
+
+class RerankRequest(Body):
+    """Body of `POST /v1/rerank`, in the shape of Jina's and Cohere's APIs."""
+
+    model: str = Field(min_length=1, max_length=256)
+    query: str = Field(min_length=1)
+    documents: list[str | RerankDocument] = Field(min_length=1, max_length=1000)
+    top_n: int | None = Field(None, strict=True, ge=1)
+    return_documents: bool | None = None
+
+    def document_texts(self) -> list[str]:
+        """Return the text of each document, in order."""
+        return [d if isinstance(d, str) else d.text for d in self.documents]
+
+
+class ModerationRequest(Body):
+    """Body of `POST /v1/moderations`."""
+
+    model: str | None = Field(None, min_length=1, max_length=256)
+    input: str | Annotated[list[str | Part], Field(min_length=1, max_length=2048)]
+
+
 class EmbeddingsRequest(Body):
     """Body of `POST /v1/embeddings`."""
 
@@ -239,10 +303,11 @@ def _as_messages(item: InputItem) -> Iterator[dict[str, Any]]:
         yield {"role": role, "content": _flat(item.content)}
 
 
-Request = TypeVar("Request", ChatCompletionRequest, EmbeddingsRequest, ResponsesRequest)
+Screened = ChatCompletionRequest | CompletionRequest | ResponsesRequest
+Request = TypeVar("Request", ChatCompletionRequest, CompletionRequest, ResponsesRequest)
 
 
-def texts_of(request: ChatCompletionRequest | EmbeddingsRequest | ResponsesRequest) -> list[str]:
+def texts_of(request: Screened) -> list[str]:
     """Return every text of `request` that reaches a model, in a fixed order."""
     found: list[str] = []
 
@@ -268,10 +333,7 @@ def replace_texts(request: Request, texts: list[str]) -> Request:
     return copy
 
 
-def _visit(
-    request: ChatCompletionRequest | EmbeddingsRequest | ResponsesRequest,
-    change: Callable[[str], str],
-) -> None:
+def _visit(request: Screened, change: Callable[[str], str]) -> None:
     """Put each text of `request` through `change`, in place."""
     if isinstance(request, ChatCompletionRequest):
         for message in request.messages:
@@ -280,11 +342,13 @@ def _visit(
                 function = call.get("function")
                 if isinstance(function, dict) and isinstance(function.get("arguments"), str):
                     function["arguments"] = change(function["arguments"])
-    elif isinstance(request, EmbeddingsRequest):
-        if isinstance(request.input, str):
-            request.input = change(request.input)
-        elif isinstance(request.input[0], str):
-            request.input = [change(text) for text in request.input if isinstance(text, str)]
+    elif isinstance(request, CompletionRequest):
+        if isinstance(request.prompt, str):
+            request.prompt = change(request.prompt)
+        else:
+            request.prompt = [change(text) for text in request.prompt if isinstance(text, str)]
+        if request.suffix is not None:
+            request.suffix = change(request.suffix)
     else:
         if request.instructions is not None:
             request.instructions = change(request.instructions)

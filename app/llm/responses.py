@@ -65,7 +65,7 @@ class Responses:
         events = Events(request)
         if tool is None:
             body = chat_body(request, messages)
-            stream = await self._router.stream_chat(body)
+            stream = await self._router.stream(body)
             call.mark_screened("output")
             return events, self._plain(call, request, events, messages, stream)
         if self._answers is None:

@@ -42,7 +42,7 @@ class Rewriter:
                 "temperature": 0.0,
                 "max_tokens": MOST_TOKENS,
             }
-            reply = await self._router.chat(body)
+            reply = await self._router.send(body)
             _count(call, reply.get("usage") or {})
             return str(reply["choices"][0]["message"]["content"] or "")
 

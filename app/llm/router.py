@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.errors import NotFound
-from app.llm.upstream import ChatStream, Upstream
+from app.llm.upstream import CHAT, ChatStream, Upstream
 from app.llm.upstream_errors import UNKNOWN_MODEL, UpstreamUnavailable
 
 log = logging.getLogger(__name__)
@@ -131,25 +131,25 @@ class Router:
         for deployment in self._deployments.values():
             deployment.look_again()
 
-    async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the chat completion for `body`.
+    async def send(self, body: dict[str, Any], path: str = CHAT) -> dict[str, Any]:
+        """Return the whole reply to `body`.
 
         Raises NotFound (`model_not_found`), UpstreamUnavailable, or the server's own refusal.
         """
         found = await self._open(body)
         try:
-            reply = await found.upstream.chat(body)
+            reply = await found.upstream.send(body, path)
         except UpstreamUnavailable as error:
             found.fail(error)
             raise
         found.succeed()
         return reply
 
-    async def stream_chat(self, body: dict[str, Any]) -> ChatStream:
-        """Start a streamed chat; raises as `chat`, and UpstreamCut while it is iterated."""
+    async def stream(self, body: dict[str, Any], path: str = CHAT) -> ChatStream:
+        """Start a streamed reply; raises as `send`, and UpstreamCut while it is iterated."""
         found = await self._open(body)
         try:
-            stream = await found.upstream.stream_chat(body)
+            stream = await found.upstream.stream(body, path)
         except UpstreamUnavailable as error:
             found.fail(error)
             raise

@@ -8,13 +8,14 @@ from app.gateway.call import Call
 from app.guardrails.service import Guardrails
 from app.llm.openai_types import (
     ChatCompletionRequest,
+    CompletionRequest,
     ResponsesRequest,
     replace_texts,
     texts_of,
 )
 from app.llm.router import Router
 
-Request = TypeVar("Request", ChatCompletionRequest, ResponsesRequest)
+Request = TypeVar("Request", ChatCompletionRequest, CompletionRequest, ResponsesRequest)
 
 
 async def screen_input(

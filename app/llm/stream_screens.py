@@ -1,4 +1,4 @@
-"""Screens the texts that grow side by side in a streamed chat."""
+"""Screens the texts that grow side by side in a streamed chat or completion."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from typing import Any
 from app.gateway.call import Call
 from app.guardrails.service import Guardrails
 from app.guardrails.streaming import StreamScreen
+from app.llm.token_details import TokenDetails
+
+# of a message: what the model says, thinks (by its newer and older name) and refuses
+FIELDS = ("content", "reasoning", "reasoning_content", "refusal")
+TEXT = "text"  # of a completion's choice
 
 
 class StreamScreens:
@@ -15,6 +20,7 @@ class StreamScreens:
     def __init__(self, guardrails: Guardrails, call: Call) -> None:
         self._guardrails, self._call = guardrails, call
         self._screens: dict[tuple[Any, ...], StreamScreen] = {}
+        self._details: dict[int, TokenDetails] = {}
         self.length = 0
 
     async def _feed(self, key: tuple[Any, ...], text: str) -> str:
@@ -28,39 +34,67 @@ class StreamScreens:
         """Screen a chunk in place; False when nothing of it may go out yet."""
         worth = False
         for choice in chunk["choices"]:
-            delta = choice.setdefault("delta", {})
-            index = choice.get("index", 0)
-            for field in ("content", "reasoning_content", "refusal"):
-                given = delta.get(field)
-                if isinstance(given, str) and given:
-                    delta[field] = await self._feed((index, field), given)
-            for tool in delta.get("tool_calls") or ():
-                function = tool.get("function") or {}
-                if isinstance(function.get("arguments"), str) and function["arguments"]:
-                    key = (index, "tool", tool.get("index", 0))
-                    function["arguments"] = await self._feed(key, function["arguments"])
-            if choice.get("finish_reason"):
-                await self._finish(index, delta)
-                worth = True
-            worth = worth or any(v for v in delta.values())
+            worth = await self._screen(choice) or worth
         return worth
 
-    async def _finish(self, index: int, delta: dict[str, Any]) -> None:
+    async def _screen(self, choice: dict[str, Any]) -> bool:
+        index = choice.get("index", 0)
+        plain = TEXT in choice
+        holder = choice if plain else choice.setdefault("delta", {})
+        given, passed = "", ""
+        for field in (TEXT,) if plain else FIELDS:
+            said = holder.get(field)
+            if isinstance(said, str) and said:
+                holder[field] = await self._feed((index, field), said)
+                given, passed = given + said, passed + holder[field]
+        if not plain:
+            await self._feed_tools(index, holder)
+        told = "logprobs" in choice or "token_ids" in choice
+        if told or index in self._details:
+            details = self._details.setdefault(index, TokenDetails())
+            details.take(choice, given, passed)
+        if choice.get("finish_reason"):
+            rest = await self._finish(index, holder)
+            if index in self._details:
+                self._details[index].finish(choice, rest)
+            return True
+        return bool(holder[TEXT]) if plain else any(v for v in holder.values())
+
+    async def _feed_tools(self, index: int, delta: dict[str, Any]) -> None:
+        for tool in delta.get("tool_calls") or ():
+            await self._feed_arguments((index, "tool", tool.get("index", 0)), tool.get("function"))
+        await self._feed_arguments((index, "function_call"), delta.get("function_call"))
+
+    async def _feed_arguments(self, key: tuple[Any, ...], function: Any) -> None:
+        if isinstance(function, dict) and isinstance(function.get("arguments"), str):
+            function["arguments"] = await self._feed(key, function["arguments"])
+
+    async def _finish(self, index: int, holder: dict[str, Any]) -> str:
+        """Let out what the screens of a choice still hold; returns it, without arguments."""
+        told = ""
         for key, screen in self._screens.items():
             if key[0] != index:
                 continue
             rest = await self._guardrails.finish(screen)
             if not rest:
                 continue
-            if key[1] != "tool":
-                delta[key[1]] = (delta.get(key[1]) or "") + rest
-                continue
-            tools = delta.setdefault("tool_calls", []) or []
-            delta["tool_calls"] = tools
-            for tool in tools:
-                if tool.get("index", 0) == key[2]:
-                    function = tool.setdefault("function", {})
-                    function["arguments"] = (function.get("arguments") or "") + rest
-                    break
+            if key[1] == "tool":
+                self._add_arguments(holder, key[2], rest)
+            elif key[1] == "function_call":
+                function = holder.setdefault("function_call", {})
+                function["arguments"] = (function.get("arguments") or "") + rest
             else:
-                tools.append({"index": key[2], "function": {"arguments": rest}})
+                holder[key[1]] = (holder.get(key[1]) or "") + rest
+                told += rest
+        return told
+
+    @staticmethod
+    def _add_arguments(delta: dict[str, Any], number: int, rest: str) -> None:
+        tools = delta.setdefault("tool_calls", []) or []
+        delta["tool_calls"] = tools
+        for tool in tools:
+            if tool.get("index", 0) == number:
+                function = tool.setdefault("function", {})
+                function["arguments"] = (function.get("arguments") or "") + rest
+                return
+        tools.append({"index": number, "function": {"arguments": rest}})

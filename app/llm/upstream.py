@@ -15,8 +15,17 @@ from app.errors import BadRequest, OstiaryError
 from app.llm.sse import EventDecoder
 from app.llm.upstream_errors import UpstreamCut, UpstreamUnavailable, rejection
 
-__all__ = ["ChatStream", "Upstream", "UpstreamCut", "UpstreamUnavailable", "delta_text"]
+__all__ = [
+    "CHAT",
+    "COMPLETIONS",
+    "ChatStream",
+    "Upstream",
+    "UpstreamCut",
+    "UpstreamUnavailable",
+    "delta_text",
+]
 
+CHAT, COMPLETIONS, EMBEDDINGS = "chat/completions", "completions", "embeddings"
 _MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
 # vLLM closes idle connections after 5 s; leaving first avoids writing into a closing one.
 _KEEPALIVE_S = 4.0
@@ -46,7 +55,7 @@ def delta_text(chunk: dict[str, Any]) -> str:
 
 
 class ChatStream:
-    """The chunks of one streamed chat; iterate to the end, or `aclose` to stop the model."""
+    """The chunks of one streamed reply; iterate to the end, or `aclose` to stop the model."""
 
     def __init__(
         self,
@@ -162,7 +171,7 @@ class Upstream:
     ) -> None:
         """`timeout_s` is the longest silence of the server, in seconds."""
         base = URL(base_url.rstrip("/"))
-        self._chat, self._embeddings = base / "chat/completions", base / "embeddings"
+        self._paths = {path: base / path for path in (CHAT, COMPLETIONS, EMBEDDINGS)}
         self._models = base / "models"
         root = base.parent if base.name == "v1" else base
         self._health = root / "health"
@@ -190,20 +199,20 @@ class Upstream:
         if self._session is not None:
             await self._session.close()
 
-    async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the chat completion for `body`.
+    async def send(self, body: dict[str, Any], path: str = CHAT) -> dict[str, Any]:
+        """Return the whole reply to `body`.
 
         Raises UpstreamUnavailable (refused, silent, 5xx) or the server's own refusal (4xx).
         """
-        return await self._call(self._chat, body)
+        return await self._call(self._paths[path], body)
 
     async def embed(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the reply of `/v1/embeddings` for `body`; raises as `chat` does."""
-        return await self._call(self._embeddings, body)
+        """Return the reply of `/v1/embeddings` for `body`; raises as `send` does."""
+        return await self._call(self._paths[EMBEDDINGS], body)
 
-    async def stream_chat(self, body: dict[str, Any]) -> ChatStream:
-        """Start a streamed chat; returns once the server has accepted it, raises as `chat`."""
-        return ChatStream(await self._post(self._chat, {**body, "stream": True}))
+    async def stream(self, body: dict[str, Any], path: str = CHAT) -> ChatStream:
+        """Start a streamed reply; returns once the server has accepted it, raises as `send`."""
+        return ChatStream(await self._post(self._paths[path], {**body, "stream": True}))
 
     async def _call(self, url: URL, body: dict[str, Any]) -> dict[str, Any]:
         response = await self._post(url, body)

@@ -23,6 +23,11 @@ class Rankers:
         self._made: dict[str, Reranker] = {}
         self._making = asyncio.Lock()
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the models."""
+        return list(self._loads)
+
     async def get(self, name: str) -> Reranker:
         """The reranker of a name; its model is loaded before any budget begins to run.
 

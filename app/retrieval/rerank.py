@@ -115,6 +115,7 @@ class Reranker:
         candidates: Sequence[Candidate],
         budget_ms: float | None = BUDGET_MS,
         weight: float | None = None,
+        most_chars: int | None = None,
     ) -> Reranked:
         """Order candidates by the model's judgement blended with their first-stage score.
 
@@ -126,6 +127,7 @@ class Reranker:
             budget_ms: milliseconds until the reply, waiting for other calls included; None
                 waits for every candidate.
             weight: replaces the reranker's.
+            most_chars: replaces the reranker's.
 
         Raises:
             ValueError: the budget is negative or the weight is not in 0..1.
@@ -138,7 +140,9 @@ class Reranker:
         ranked = sorted(range(len(candidates)), key=lambda i: -candidates[i].score)
         judged: list[float] = []
         if budget_ms != 0 and ranked:
-            judged = await self._judged(query, [candidates[i].text for i in ranked], budget_ms)
+            most = self._most_chars if most_chars is None else most_chars
+            texts = [candidates[i].text[:most] for i in ranked]
+            judged = await self._judged(query, texts, budget_ms)
         return arrange(ranked, [candidates[i].score for i in ranked], judged, chosen)
 
     def close(self) -> None:
@@ -213,7 +217,7 @@ class Reranker:
             began = time.monotonic()
             try:
                 text = call.texts[len(call.scores)]
-                value = float(self._score(call.query, [text[: self._most_chars]])[0])
+                value = float(self._score(call.query, [text])[0])
             except Exception as error:  # the caller's to handle; the thread goes on
                 with self._changed:
                     call.error = error

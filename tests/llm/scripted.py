@@ -31,6 +31,7 @@ class ScriptedModel:
     async def start(self, port: int = 0) -> None:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/completions", self._text)
         app.router.add_get("/health", self._health)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -63,13 +64,18 @@ class ScriptedModel:
         if not body.get("stream"):
             message = {"role": "assistant", "content": text}
             choice = {"index": 0, "message": message, "finish_reason": self.finish}
+            if body.get("logprobs"):
+                choice["logprobs"] = {"content": [_token(word) for word in words]}
             whole = {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
             return web.json_response(whole)
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
 
         async def send(delta: dict[str, Any] | None, finish: str | None = None) -> None:
-            choices = [{"index": 0, "delta": delta, "finish_reason": finish}]
+            choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": finish}
+            if body.get("logprobs") and delta and delta.get("content"):
+                choice["logprobs"] = {"content": [_token(delta["content"])]}
+            choices = [choice]
             chunk: dict[str, Any] = {**head, "object": "chat.completion.chunk"}
             chunk["choices"] = [] if delta is None else choices
             if delta is None:
@@ -90,3 +96,39 @@ class ScriptedModel:
             await send(None)
         await response.write(b"data: [DONE]\n\n")
         return response
+
+    async def _text(self, request: web.Request) -> web.StreamResponse:
+        """Completions: the same words, as plain text."""
+        body = await request.json()
+        self.bodies.append(body)
+        words = re.findall(r"\S+\s*", self.text)
+        usage = {
+            "prompt_tokens": 7,
+            "completion_tokens": len(words),
+            "total_tokens": 7 + len(words),
+        }
+        head = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": body["model"]}
+
+        def choice(said: list[str], finish: str | None) -> dict[str, Any]:
+            made: dict[str, Any] = {"index": 0, "text": "".join(said), "finish_reason": finish}
+            if body.get("logprobs"):
+                made["logprobs"] = {"tokens": said, "token_logprobs": [-0.5] * len(said)}
+            return made
+
+        if not body.get("stream"):
+            whole = {**head, "choices": [choice(words, "stop")], "usage": usage}
+            return web.json_response(whole)
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        chunks: list[dict[str, Any]] = [{**head, "choices": [choice([w], None)]} for w in words]
+        chunks.append({**head, "choices": [choice([], "stop")]})
+        chunks.append({**head, "choices": [], "usage": usage})
+        for chunk in chunks:
+            await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+
+def _token(text: str) -> dict[str, Any]:
+    """What is told of a token."""
+    return {"token": text, "logprob": -0.5, "bytes": list(text.encode()), "top_logprobs": []}

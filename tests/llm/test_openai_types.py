@@ -28,6 +28,7 @@ from app.llm.openai_replies import (
 )
 from app.llm.openai_types import (
     ChatCompletionRequest,
+    CompletionRequest,
     EmbeddingsRequest,
     ResponsesRequest,
     replace_texts,
@@ -86,16 +87,32 @@ def test_every_text_of_a_chat_is_read_and_replaced_and_the_original_stays() -> N
         replace_texts(request, ["A"])
 
 
+@pytest.mark.parametrize("given", ["a", ["a", "b"], [1, 2], [[1], [2]]])
+def test_every_form_of_embeddings_input_is_taken(given: Any) -> None:
+    assert EmbeddingsRequest.model_validate({"model": "m", "input": given}).input == given
+
+
 @pytest.mark.parametrize(
-    ("given", "texts"),
-    [("a", ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], []), ([[1], [2]], [])],
+    ("sent", "texts"),
+    [
+        ({"prompt": "a"}, ["a"]),
+        ({"prompt": ["a", "b"], "suffix": "c"}, ["a", "b", "c"]),
+    ],
 )
-def test_every_form_of_embeddings_input_is_taken(given: Any, texts: list[str]) -> None:
-    request = EmbeddingsRequest.model_validate({"model": "m", "input": given})
+def test_every_text_of_a_completion_is_read_and_replaced(
+    sent: dict[str, Any], texts: list[str]
+) -> None:
+    request = CompletionRequest.model_validate({"model": "m", **sent})
     assert texts_of(request) == texts
-    assert replace_texts(request, [t.upper() for t in texts]).input == (
-        given if not texts else given.upper() if isinstance(given, str) else ["A", "B"]
-    )
+    changed = replace_texts(request, [t.upper() for t in texts])
+    assert texts_of(changed) == [t.upper() for t in texts]
+    assert request.upstream_body() == {"model": "m", **sent}
+
+
+@pytest.mark.parametrize("prompt", [[1, 2], [[1], [2]], [], None, ["a", 1]])
+def test_a_prompt_that_guardrails_cannot_read_is_refused(prompt: Any) -> None:
+    with pytest.raises(ValidationError):
+        CompletionRequest.model_validate({"model": "m", "prompt": prompt})
 
 
 @pytest.mark.parametrize("given", ["", [], [""], [[]], ["a", 1], 5, None])

@@ -156,11 +156,11 @@ async def test_real_weights_are_converted_once(model: Path, vllm_python: Path) -
 
 @pytest.mark.slow
 async def test_real_vllm_answers_streamed_and_not_alike(router: Router) -> None:
-    whole = await router.chat(dict(BODY))
+    whole = await router.send(dict(BODY))
     answer = whole["choices"][0]["message"]["content"]
     assert "Paris" in answer and whole["usage"]["completion_tokens"] > 0
     options = {"stream_options": {"include_usage": True}}
-    async with await router.stream_chat(BODY | options) as stream:
+    async with await router.stream(BODY | options) as stream:
         chunks = [chunk async for chunk in stream]
     assert "".join(map(delta_text, chunks)) == answer
     assert chunks[-1]["usage"]["prompt_tokens"] == whole["usage"]["prompt_tokens"]
@@ -169,18 +169,18 @@ async def test_real_vllm_answers_streamed_and_not_alike(router: Router) -> None:
 @pytest.mark.slow
 async def test_real_refusals_have_our_shape(server: VllmServer, router: Router) -> None:
     with pytest.raises(BadRequest) as refused:
-        await router.chat(BODY | {"temperature": "John Smith"})
+        await router.send(BODY | {"temperature": "John Smith"})
     assert "John" not in refused.value.message and refused.value.param == "body.temperature"
     upstream = Upstream(server.url, server.api_key)
     with pytest.raises(NotFound) as unknown:
-        await upstream.chat(BODY | {"model": "nope"})
+        await upstream.send(BODY | {"model": "nope"})
     assert unknown.value.code == "model_not_found"
     assert [m["id"] for m in await upstream.models()] == [NAME]
     assert "root" not in (await upstream.models())[0]
     await upstream.close()
     stranger = Upstream(server.url, "wrong")
     with pytest.raises(UpstreamUnavailable, match="refused the gateway's key"):
-        await stranger.chat(dict(BODY))
+        await stranger.send(dict(BODY))
     await stranger.close()
 
 
@@ -193,7 +193,7 @@ async def test_the_key_is_not_on_the_command_line(server: VllmServer) -> None:
 async def test_a_client_that_leaves_stops_the_generation(
     server: VllmServer, router: Router
 ) -> None:
-    async with await router.stream_chat(dict(LONG)) as stream:
+    async with await router.stream(dict(LONG)) as stream:
         await anext(stream)
     import aiohttp
 
@@ -212,7 +212,7 @@ async def test_kill_9_in_mid_stream_is_told_and_heals_without_a_restart(
     server: VllmServer, router: Router, victim: str
 ) -> None:
     starts = server.starts
-    stream = await router.stream_chat(dict(LONG))
+    stream = await router.stream(dict(LONG))
     await anext(stream)
     os.kill(member(server, victim), signal.SIGKILL)
     with pytest.raises(UpstreamCut):
@@ -222,11 +222,11 @@ async def test_kill_9_in_mid_stream_is_told_and_heals_without_a_restart(
         while router.available(NAME):
             await asyncio.sleep(0.01)
     with pytest.raises(UpstreamUnavailable):
-        await router.chat(dict(BODY))
+        await router.send(dict(BODY))
     async with asyncio.timeout(READY_S):
         while not (server.starts > starts and router.available(NAME)):
             await asyncio.sleep(0.05)
-    assert "Paris" in (await router.chat(dict(BODY)))["choices"][0]["message"]["content"]
+    assert "Paris" in (await router.send(dict(BODY)))["choices"][0]["message"]["content"]
 
 
 @pytest.mark.slow

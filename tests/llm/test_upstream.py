@@ -20,14 +20,14 @@ def body(fault: str) -> dict[str, Any]:
 
 
 async def read(upstream: Upstream, fault: str) -> str:
-    async with asyncio.timeout(10), await upstream.stream_chat(body(fault)) as stream:
+    async with asyncio.timeout(10), await upstream.stream(body(fault)) as stream:
         return "".join([delta_text(chunk) async for chunk in stream])
 
 
 async def test_a_chat_is_answered_and_unknown_fields_are_sent_on(
     fake: FakeUpstream, upstream: Upstream
 ) -> None:
-    reply = await upstream.chat({**body("m"), "structured_outputs": {"choice": ["a"]}})
+    reply = await upstream.send({**body("m"), "structured_outputs": {"choice": ["a"]}})
     assert reply["choices"][0]["message"]["content"] == "grüß Gott"
     assert fake.calls[0]["structured_outputs"] == {"choice": ["a"]}
 
@@ -56,7 +56,7 @@ async def test_a_broken_stream_is_never_taken_for_a_whole_one(
 async def test_what_came_before_a_cut_is_still_delivered(upstream: Upstream) -> None:
     seen = []
     with pytest.raises(UpstreamCut):
-        async with await upstream.stream_chat(body("clean-cut")) as stream:
+        async with await upstream.stream(body("clean-cut")) as stream:
             async for chunk in stream:
                 seen.append(delta_text(chunk))  # noqa: PERF401 (the loop ends by an error)
     assert "".join(seen) == "grüß Gott"
@@ -65,7 +65,7 @@ async def test_what_came_before_a_cut_is_still_delivered(upstream: Upstream) -> 
 async def test_a_server_that_falls_silent_is_given_up(fake: FakeUpstream) -> None:
     upstream = Upstream(fake.url, timeout_s=0.2)
     with pytest.raises(UpstreamUnavailable, match="in time"):
-        await upstream.chat(body("silent"))
+        await upstream.send(body("silent"))
     with pytest.raises(UpstreamCut, match="silent"):
         await read(upstream, "falls-silent")
     await upstream.close()
@@ -74,7 +74,7 @@ async def test_a_server_that_falls_silent_is_given_up(fake: FakeUpstream) -> Non
 async def test_a_refused_connection_is_unavailable_and_gone() -> None:
     upstream = Upstream(f"http://127.0.0.1:{free_port()}/v1")
     with pytest.raises(UpstreamUnavailable) as caught:
-        await upstream.chat(body("m"))
+        await upstream.send(body("m"))
     assert caught.value.gone and caught.value.status == 503
     assert "127.0.0.1" not in caught.value.message
     assert not await upstream.health()
@@ -83,7 +83,7 @@ async def test_a_refused_connection_is_unavailable_and_gone() -> None:
 
 async def test_a_connection_aborted_before_the_answer_is_unavailable(upstream: Upstream) -> None:
     with pytest.raises(UpstreamUnavailable):
-        await upstream.chat(body("abort"))
+        await upstream.send(body("abort"))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ async def test_an_error_reply_becomes_ours_without_addresses_paths_or_values(
     upstream: Upstream, status: int, kind: type[OstiaryError], ours: int, streamed: bool
 ) -> None:
     with pytest.raises(kind) as caught:
-        call = upstream.stream_chat if streamed else upstream.chat
+        call = upstream.stream if streamed else upstream.send
         await call(body(str(status)))
     error = caught.value
     assert error.status == ours
@@ -113,13 +113,13 @@ async def test_an_error_reply_becomes_ours_without_addresses_paths_or_values(
 
 async def test_an_unknown_model_is_named_with_the_code_of_openai(upstream: Upstream) -> None:
     with pytest.raises(NotFound, match="'unknown'") as caught:
-        await upstream.chat(body("unknown"))
+        await upstream.send(body("unknown"))
     assert caught.value.code == "model_not_found"
 
 
 async def test_an_unreadable_answer_is_unavailable(upstream: Upstream) -> None:
     with pytest.raises(UpstreamUnavailable, match="unreadable"):
-        await upstream.chat(body("garbage"))
+        await upstream.send(body("garbage"))
 
 
 @pytest.mark.parametrize("value", [2**70, "\ud800"])
@@ -127,7 +127,7 @@ async def test_what_json_cannot_carry_is_the_callers_mistake(
     upstream: Upstream, value: object
 ) -> None:
     with pytest.raises(BadRequest):
-        await upstream.chat({**body("m"), "seed": value})
+        await upstream.send({**body("m"), "seed": value})
 
 
 @pytest.mark.parametrize("fault", ["endless", "silent"])
@@ -148,7 +148,7 @@ async def test_leaving_a_stream_early_closes_its_connection(
     fake: FakeUpstream, upstream: Upstream
 ) -> None:
     async with asyncio.timeout(5):
-        async with await upstream.stream_chat(body("endless")) as stream:
+        async with await upstream.stream(body("endless")) as stream:
             await anext(stream)
         await fake.gone.wait()
 
@@ -157,7 +157,7 @@ async def test_connections_are_kept_for_the_next_call_streams_too(
     fake: FakeUpstream, upstream: Upstream
 ) -> None:
     for _ in range(5):
-        await upstream.chat(body("m"))
+        await upstream.send(body("m"))
         await read(upstream, "m")
     assert len(fake.connections) == 1
 
@@ -165,10 +165,10 @@ async def test_connections_are_kept_for_the_next_call_streams_too(
 async def test_a_kept_connection_that_the_server_closed_is_replaced(
     fake: FakeUpstream, upstream: Upstream
 ) -> None:
-    await upstream.chat(body("m"))
+    await upstream.send(body("m"))
     await fake.stop()
     await fake.start(fake.port)
-    assert (await upstream.chat(body("m")))["object"] == "chat.completion"
+    assert (await upstream.send(body("m")))["object"] == "chat.completion"
 
 
 async def test_models_are_listed_without_the_servers_paths(upstream: Upstream) -> None:

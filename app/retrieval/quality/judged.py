@@ -89,7 +89,7 @@ def load_documents(path: Path) -> Iterator[Document]:
         BadRequest: the folder holds no documents.
     """
     if (path / "corpus.jsonl").is_file():
-        for place, item in _objects(path / "corpus.jsonl"):
+        for place, item in read_objects(path / "corpus.jsonl"):
             id_ = str(_field(item, "_id", place))
             yield Document(id_, str(item.get("title") or ""), str(item.get("text") or ""))
     elif (path / "cran.all.1400").is_file():
@@ -120,7 +120,12 @@ def _read(path: Path) -> Iterator[JudgedQuery]:
         )
 
 
-def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line's object of a JSONL file, with its place for messages.
+
+    Raises:
+        BadRequest: a line is no JSON object.
+    """
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -154,7 +159,7 @@ def _grade(value: Any, place: str) -> int:
 
 
 def _own(path: Path) -> Iterator[JudgedQuery]:
-    for place, item in _objects(path):
+    for place, item in read_objects(path):
         if item.get("answerable") is False:
             continue
         text = str(_field(item, "question", place))
@@ -197,7 +202,7 @@ def _beir(path: Path) -> Iterator[JudgedQuery]:
         if parts[2].lower() != "score":  # the head of the table
             rows.append((parts[0], parts[1], _grade(parts[2], place)))
     judged = _by_query(rows)
-    for place, item in _objects(path / "queries.jsonl"):
+    for place, item in read_objects(path / "queries.jsonl"):
         id_ = str(_field(item, "_id", place))
         if id_ in judged:
             yield JudgedQuery(id_, str(_field(item, "text", place)), judged[id_])

@@ -1,0 +1,123 @@
+"""Moderations, as in OpenAI's API, answered by the guardrail policy in force."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel
+
+from app.api.common import ERRORS
+from app.errors import BadRequest, NotFound
+from app.gateway.call import Call
+from app.gateway.corridor import GovernedRoute, Scope
+from app.guardrails.findings import Finding
+from app.ids import new_id
+from app.llm.openai_types import ModerationRequest
+
+if TYPE_CHECKING:
+    from app.guardrails.policy import Policy
+    from app.guardrails.service import Guardrails
+
+router = APIRouter(prefix="/v1", route_class=GovernedRoute, tags=["guardrails"], responses=ERRORS)
+Use = Annotated[Call, Depends(Scope("guardrails:use", screens=("input",)))]
+
+MODEL = "guardrails"
+# what SDKs send when nobody names a model
+ALIASES = ("omni-moderation-latest", "text-moderation-latest", "text-moderation-stable")
+# OpenAI's own categories, which this policy does not look for: null, not false
+NOT_JUDGED = (
+    "harassment",
+    "harassment/threatening",
+    "hate",
+    "hate/threatening",
+    "illicit",
+    "illicit/violent",
+    "self-harm",
+    "self-harm/instructions",
+    "self-harm/intent",
+    "sexual",
+    "sexual/minors",
+    "violence",
+    "violence/graphic",
+)
+
+
+class Enforcement(BaseModel):
+    """What the gateway does with such a text: the strictest of what it does both ways."""
+
+    policy: str
+    action: Literal["allow", "mask", "block"]
+
+
+class ModerationResult(BaseModel):
+    flagged: bool
+    categories: dict[str, bool | None]
+    category_scores: dict[str, float | None]
+    category_applied_input_types: dict[str, list[Literal["text"]]]
+    ostiary: Enforcement
+
+
+class Moderation(BaseModel):
+    id: str
+    model: str
+    results: list[ModerationResult]
+
+
+@router.post("/moderations")
+async def create_moderation(request: Request, call: Use, body: ModerationRequest) -> Moderation:
+    """Tell of each text whether the guardrails would change or refuse it, and why."""
+    guardrails: Guardrails = request.app.state.services.guardrails
+    if body.model not in (None, MODEL, *ALIASES):
+        raise NotFound(
+            "moderation model", body.model, remedy=f"Served is '{MODEL}'.", param="model",
+            code="model_not_found",
+        )  # fmt: skip
+    call.model = MODEL
+    texts = _texts(body)
+    call.features["input_length"] = float(sum(map(len, texts)))
+    found = await guardrails.judge(call, texts)
+    return Moderation(
+        id=new_id("modr-"),
+        model=MODEL,
+        results=[_result(guardrails.policy, findings) for findings in found],
+    )
+
+
+def _texts(body: ModerationRequest) -> list[str]:
+    """The texts that get a result each; parts that describe one input are one text."""
+    if isinstance(body.input, str):
+        return [body.input]
+    if all(isinstance(item, str) for item in body.input):
+        return [str(item) for item in body.input]
+    parts = []
+    for item in body.input:
+        if isinstance(item, str) or item.type != "text" or item.text is None:
+            raise BadRequest(
+                "Only text is judged. Send texts, or parts of the type 'text'.", param="input"
+            )
+        parts.append(item.text)
+    return ["\n".join(parts)]
+
+
+def _result(policy: Policy, findings: Sequence[Finding]) -> ModerationResult:
+    judged = sorted(policy.watched("input") | policy.watched("output"))
+    scores = {f"pii/{entity.lower()}": 0.0 for entity in judged}
+    actions = ["allow"]
+    for finding in findings:
+        name = f"pii/{finding.entity.lower()}"
+        scores[name] = max(scores[name], round(finding.score, 4))
+        actions += [policy.action(finding.entity, way) for way in ("input", "output")]
+    action = max(actions, key=("allow", "mask", "block").index)
+    nothing = dict.fromkeys(NOT_JUDGED)
+    return ModerationResult(
+        flagged=action != "allow",
+        categories={**nothing, **{name: score > 0 for name, score in scores.items()}},
+        category_scores={**nothing, **scores},
+        category_applied_input_types={
+            **{name: [] for name in NOT_JUDGED},
+            **{name: ["text"] for name in scores},
+        },
+        ostiary=Enforcement(policy=policy.name, action=action),
+    )

@@ -1,0 +1,112 @@
+"""Takes a body to the model server and brings its reply back, screened, whole or as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import orjson
+
+from app.errors import OstiaryError
+from app.gateway.call import Call
+from app.guardrails.service import Guardrails
+from app.llm import token_details
+from app.llm.answer import count_usage
+from app.llm.router import Router
+from app.llm.stream_screens import FIELDS, TEXT, StreamScreens
+from app.llm.upstream import ChatStream
+from app.monitoring.cost import Prices
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(value: Any) -> bytes:
+    """One server-sent event."""
+    return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+class Relay:
+    """Chats and completions as the model server answers them."""
+
+    def __init__(self, router: Router, guardrails: Guardrails, prices: Prices) -> None:
+        self._router, self._guardrails, self._prices = router, guardrails, prices
+
+    async def complete(self, call: Call, body: dict[str, Any], path: str) -> dict[str, Any]:
+        """The whole reply to a screened body; raises as `Router.send`."""
+        reply = await self._router.send(body, path)
+        usage = reply.get("usage") or {}
+        call.usage.answered(usage)
+        await self._screen_reply(call, reply)
+        reply["usage"] = {**usage, "cost_usd": self.cost(call)}
+        return reply
+
+    async def _screen_reply(self, call: Call, reply: dict[str, Any]) -> None:
+        choices = [c for c in reply.get("choices") or () if isinstance(c, dict)]
+        places = [(c, *place) for c in choices for place in _texts_of(c)]
+        texts = [str(holder[field]) for _, holder, field in places]
+        call.features["output_length"] = float(sum(map(len, texts)))
+        screened = await self._guardrails.screen(call, texts, "output")
+        for (choice, holder, field), before, text in zip(places, texts, screened, strict=True):
+            holder[field] = text
+            if text != before:
+                token_details.drop(choice)
+
+    def cost(self, call: Call) -> float:
+        """What the call has cost so far, in USD."""
+        return self._prices.cost_nano_usd(call.model, call.usage) / 1e9
+
+    async def open_stream(
+        self, call: Call, body: dict[str, Any], path: str, wants_usage: bool
+    ) -> AsyncIterator[bytes]:
+        """Begin a streamed reply; errors before the first byte are raised here."""
+        asked = {**(body.get("stream_options") or {}), "include_usage": True}
+        stream = await self._router.stream({**body, "stream_options": asked}, path)
+        call.mark_screened("output")
+        return self._events(call, stream, wants_usage)
+
+    async def _events(
+        self, call: Call, stream: ChatStream, wants_usage: bool
+    ) -> AsyncIterator[bytes]:
+        screens = StreamScreens(self._guardrails, call)
+        last: dict[str, Any] | None = None
+        try:
+            async with stream:
+                async for chunk in stream:
+                    count_usage(call, chunk)
+                    if chunk.get("usage"):
+                        last = chunk
+                    if not chunk.get("choices"):
+                        continue
+                    chunk.pop("usage", None)
+                    if await screens.pass_through(chunk):
+                        yield event(chunk)
+            if wants_usage and last is not None:
+                usage = {**(last.get("usage") or {}), "cost_usd": self.cost(call)}
+                usage.setdefault("prompt_tokens", call.usage.prompt_tokens)
+                yield event({**last, "choices": [], "usage": usage})
+            call.features["output_length"] = float(screens.length)
+            await call.settle(200, DONE)
+            yield DONE
+        except OstiaryError as error:
+            yield await told(call, error)
+
+
+async def told(call: Call, error: OstiaryError) -> bytes:
+    """Settle a stream that failed, and the event that says so."""
+    call.error_code = error.code
+    await call.settle(error.status)
+    return event(error.body(call.request_id))
+
+
+def _texts_of(choice: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Where the model's own text stands in a choice: (holder, field)."""
+    if isinstance(choice.get(TEXT), str):
+        yield choice, TEXT
+    message = choice.get("message") or {}
+    for field in FIELDS:
+        if isinstance(message.get(field), str):
+            yield message, field
+    functions = [tool.get("function") for tool in message.get("tool_calls") or ()]
+    for function in [*functions, message.get("function_call")]:
+        if isinstance(function, dict) and isinstance(function.get("arguments"), str):
+            yield function, "arguments"
