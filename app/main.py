@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from app import __version__
 from app.api import (
     admin,
+    batches,
     builds,
     chat,
     completions,
@@ -48,6 +49,7 @@ ROUTERS = (
     embeddings.router,
     rerank.router,
     moderations.router,
+    batches.router,
     files.router,
     vector_stores.router,
     builds.router,
@@ -78,6 +80,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             services, corridor = await open_services(settings, stack)
             app.state.services = services
             app.state.corridor = corridor
+            services.inside.opened(app)
             # what was loaded stays; looking through it again cost calls 100 ms now and then
             gc.collect()
             gc.freeze()

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from app.gateway.identity import Identity
+    from app.gateway.inside import Inside
     from app.guardrails.service import Guardrails
+    from app.llm.batches import Batches
     from app.llm.chat import Chat
     from app.llm.completions import Completions
     from app.llm.responses import Responses
@@ -54,5 +56,7 @@ class Services:
     rewriter: Rewriter
     chat: Chat
     completions: Completions
+    batches: Batches
+    inside: Inside
     responses: Responses
     llm_state: Callable[[], str]

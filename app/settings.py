@@ -168,6 +168,9 @@ class Settings(BaseSettings):
     rate_rpm: int = Field(6000, description="Requests per minute and key.")
     rate_tpm: int = Field(2_000_000, description="Tokens per minute and key.")
     tenant_rate_rpm: int = Field(60_000, description="Requests per minute and tenant.")
+    batch_calls: int = Field(
+        4, ge=1, le=256, description="Lines of one batch that are asked at a time."
+    )
     budget_usd_per_day: float | None = Field(None, description="Spending limit per tenant and day.")
 
     max_json_bytes: int = Field(10 * 2**20, description="Largest JSON body, bytes.")

@@ -12,6 +12,7 @@ from pathlib import Path
 from app.gateway.corridor import Corridor
 from app.gateway.idempotency import Idempotency
 from app.gateway.identity import Identity
+from app.gateway.inside import Inside
 from app.gateway.limits import Limits, make_counters, spent_since
 from app.gateway.oidc import OidcVerifier
 from app.guardrails.pii import PiiDetector
@@ -19,6 +20,7 @@ from app.guardrails.policy import load_policy
 from app.guardrails.service import Guardrails
 from app.llm import weights
 from app.llm.answer import Answers
+from app.llm.batches import Batches
 from app.llm.chat import Chat
 from app.llm.completions import Completions
 from app.llm.relay import Relay
@@ -185,12 +187,24 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         )
 
     relay = Relay(router, guardrails, prices)
+    inside = Inside("batch")
+    batches = Batches(
+        db,
+        jobs,
+        files,
+        inside,
+        identity.require_valid,
+        at_once=settings.batch_calls,
+        longest_line=settings.max_json_bytes,
+    )
+    batches.govern = corridor.govern
 
     await jobs.start()
     stack.push_async_callback(jobs.close)
     if models:
         await jobs.resume_lost()
         await ingestion.resume()
+    await batches.resume()
     flushing = asyncio.create_task(_forever(drift.flush, FLUSH_DRIFT_S))
     stack.callback(flushing.cancel)
     if models:
@@ -229,6 +243,8 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         router=router,
         rewriter=rewriter,
         chat=Chat(router, guardrails, answers, relay),
+        batches=batches,
+        inside=inside,
         completions=Completions(router, guardrails, relay),
         responses=Responses(db, router, guardrails, answers, prices),
         llm_state=llm_state,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -46,6 +46,16 @@ class Principal:
         if self.acting and self.user is None:
             owner = f"{owner}/{_digest(chr(0).join(sorted(self.groups)))}"
         return owner if len(owner) <= 300 else f"long:{_digest(owner)}"
+
+    def as_json(self) -> dict[str, Any]:
+        """For work that goes on after its call; see :meth:`from_json`."""
+        return {**asdict(self), "scopes": sorted(self.scopes), "groups": sorted(self.groups)}
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Principal:
+        """The principal that :meth:`as_json` kept."""
+        sets = {name: frozenset(kept[name]) for name in ("scopes", "groups")}
+        return cls(**{**kept, **sets})
 
     def may(self, scope: str) -> bool:
         """Whether ``scope`` is granted: exactly, by its family ``chat:*``, or by ``*``."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import RowMapping, select
 
 from app.errors import Forbidden, Unauthenticated
 from app.gateway.call import Principal
@@ -100,27 +100,12 @@ class Identity(KeyStore):
         raise _unknown()
 
     async def _verify_key(self, key: str, digest: str) -> tuple[Principal, float | None]:
-        row = await self._db.one_or_none(
-            select(api_keys, tenants.c.disabled_at)
-            .join(tenants, tenants.c.id == api_keys.c.tenant_id)
-            .where(api_keys.c.id == key_id_of(key))
-        )
+        row = await self._key_row(key_id_of(key))
         # compared also when the id is unknown: both cases take the same time
         same = hmac.compare_digest(row["secret_hash"] if row is not None else _NO_KEY, digest)
         if row is None or not same:
             raise _unknown()
-        if row["revoked_at"] is not None:
-            raise Unauthenticated(
-                "This API key was revoked. Ask an administrator for a new one.",
-                code="revoked_api_key",
-            )
-        if row["expires_at"] is not None and row["expires_at"] <= time.time():
-            raise Unauthenticated(
-                "This API key has expired. Ask an administrator for a new one.",
-                code="expired_api_key",
-            )
-        if row["disabled_at"] is not None:
-            raise _no_tenant()
+        _require_usable(row)
         principal = Principal(
             row["tenant_id"],
             f"key:{row['id']}",
@@ -133,6 +118,30 @@ class Identity(KeyStore):
             f"key:{row['first_id'] or row['id']}",
         )
         return principal, row["expires_at"]
+
+    async def _key_row(self, key_id: str) -> RowMapping | None:
+        return await self._db.one_or_none(
+            select(api_keys, tenants.c.disabled_at)
+            .join(tenants, tenants.c.id == api_keys.c.tenant_id)
+            .where(api_keys.c.id == key_id)
+        )
+
+    async def require_valid(self, principal: Principal) -> None:
+        """Look whether who was let in earlier would be let in now; for work that goes on long.
+
+        Raises:
+            Unauthenticated: the key was revoked or has expired.
+            Forbidden: the tenant is disabled.
+        """
+        if principal.key_id is not None:
+            row = await self._key_row(principal.key_id)
+            if row is None:
+                raise _unknown()
+            _require_usable(row)
+            return
+        tenant = await self.find_tenant(principal.tenant_id)
+        if tenant is None or tenant.disabled_at is not None:
+            raise _no_tenant()
 
     async def _verify_token(self, oidc: OidcVerifier, token: str) -> tuple[Principal, float]:
         claims = await oidc.verify(token)
@@ -166,6 +175,21 @@ def _credential(scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) ->
         if credential:
             return credential
     raise Unauthenticated("Send an API key: the header `Authorization: Bearer osk-…`.")
+
+
+def _require_usable(row: RowMapping) -> None:
+    if row["revoked_at"] is not None:
+        raise Unauthenticated(
+            "This API key was revoked. Ask an administrator for a new one.",
+            code="revoked_api_key",
+        )
+    if row["expires_at"] is not None and row["expires_at"] <= time.time():
+        raise Unauthenticated(
+            "This API key has expired. Ask an administrator for a new one.",
+            code="expired_api_key",
+        )
+    if row["disabled_at"] is not None:
+        raise _no_tenant()
 
 
 def _unknown() -> Unauthenticated:

@@ -15,6 +15,8 @@ SCOPES = {
     "responses:write": "responses, deleting kept ones, asking on the page",
     "responses:read": "reading kept responses",
     "embeddings:write": "embeddings",
+    "batches:read": "batches of calls",
+    "batches:write": "starting and cancelling batches; each line needs its own scope too",
     "rerank:write": "judging documents against a query",
     "models:read": "listing models",
     "files:read": "listing, describing and downloading files",

@@ -78,6 +78,28 @@ class FileService:
             raise BadRequest("The file needs a filename.", param="file")
         if purpose not in PURPOSES:
             raise BadRequest(f"purpose must be one of {', '.join(PURPOSES)}.", param="purpose")
+        return await self._store(call, name, purpose, body, idempotency_key, file_id, owner)
+
+    async def keep(
+        self, call: Call, filename: str, purpose: str, body: IO[bytes], file_id: str, owner: str
+    ) -> File:
+        """Store a file that the gateway made, under an id that its work noted before.
+
+        Raises:
+            TooLarge: the file is over the limit.
+        """
+        return await self._store(call, filename, purpose, body, None, file_id, owner)
+
+    async def _store(
+        self,
+        call: Call,
+        name: str,
+        purpose: str,
+        body: IO[bytes],
+        idempotency_key: str | None,
+        file_id: str | None,
+        owner: str | None,
+    ) -> File:
         size = await asyncio.to_thread(body.seek, 0, 2)
         await asyncio.to_thread(body.seek, 0)
         if size > self.max_bytes:

@@ -316,6 +316,43 @@ responses = Table(
     Column("owner", String(300)),  # who asked; null: before there were owners
 )
 
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("tenant_id", Id, nullable=False, index=True),
+    Column("owner", String(300), nullable=False),
+    Column("principal", JSON, nullable=False),  # for whom its lines are asked
+    Column("endpoint", String(60), nullable=False),
+    Column("input_file_id", Id, nullable=False),
+    Column("metadata", JSON(none_as_null=True)),
+    # validating, in_progress, finalizing, completed, failed, expired, cancelling, cancelled
+    Column("status", String(20), nullable=False),
+    Column("errors", JSON(none_as_null=True)),
+    Column("total", Integer, nullable=False),
+    Column("completed", Integer, nullable=False),  # counted when it is over
+    Column("failed", Integer, nullable=False),
+    Column("output_file_id", Id),  # given before the file is there
+    Column("error_file_id", Id),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("in_progress_at", Float),
+    Column("finalizing_at", Float),
+    Column("completed_at", Float),
+    Column("failed_at", Float),
+    Column("expired_at", Float),
+    Column("cancelling_at", Float),
+    Column("cancelled_at", Float),
+)
+batch_lines = Table(  # what was answered; they go when the files are made of them
+    "batch_lines",
+    metadata,
+    Column("batch_id", Id, ForeignKey("batches.id"), primary_key=True),
+    Column("line", Integer, primary_key=True, autoincrement=False),
+    Column("succeeded", Boolean, nullable=False),
+    Column("result", Text, nullable=False),  # the line of the output or error file
+)
+
 # jobs ----------------------------------------------------------------------------------
 jobs = Table(
     "jobs",

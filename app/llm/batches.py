@@ -1,0 +1,445 @@
+"""Batches: the lines of a file asked one by one, durably, each through the whole corridor."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import IO, Any
+
+import orjson
+from sqlalchemy import delete, func, insert, select, update
+
+from app.errors import BadRequest, Conflict, NotFound, OstiaryError
+from app.gateway.call import Call, Principal
+from app.gateway.inside import Answer, Inside
+from app.ids import new_id
+from app.llm.batch_lines import ENDPOINTS, Fault, Line, faults_of, read, result
+from app.retrieval.files import FileService
+from app.store.db import Database
+from app.store.jobs import Job, Jobs
+from app.store.models import batch_lines, batches
+from app.store.paging import Page, page_of
+
+KIND = "batch"
+WINDOW_S = 24 * 3600.0
+BATCHES_AT_ONCE = 4
+LOOK_S = 0.5  # between looks whether a batch was cancelled
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+# what a later try may turn: the limits, and a part of the gateway that is down
+AGAIN = frozenset({429, 502, 503, 504})
+OVER = ("completed", "failed", "expired", "cancelled")
+STAMPS = {
+    "in_progress": "in_progress_at",
+    "finalizing": "finalizing_at",
+    "cancelling": "cancelling_at",
+    **{status: f"{status}_at" for status in OVER},
+}
+
+Govern = Callable[[str, str, Principal], AbstractAsyncContextManager[Call]]
+StillValid = Callable[[Principal], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch; the counts grow while it runs."""
+
+    id: str
+    tenant_id: str
+    owner: str
+    principal: dict[str, Any]
+    endpoint: str
+    input_file_id: str
+    metadata: dict[str, str] | None
+    status: str
+    errors: list[dict[str, Any]] | None
+    total: int
+    completed: int
+    failed: int
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: float
+    expires_at: float
+    in_progress_at: float | None = None
+    finalizing_at: float | None = None
+    completed_at: float | None = None
+    failed_at: float | None = None
+    expired_at: float | None = None
+    cancelling_at: float | None = None
+    cancelled_at: float | None = None
+
+
+class Batches:
+    """Batches of a tenant, each seen by who started it and by those whom no list binds.
+
+    A durable job checks the file, asks every line under an idempotency key of its own, and
+    writes the files. After a crash it goes on: a line whose answer was kept is not asked again,
+    and one that was answered, but not kept here, is replayed and not charged twice.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        jobs: Jobs,
+        files: FileService,
+        inside: Inside,
+        still_valid: StillValid,
+        *,
+        at_once: int,
+        longest_line: int,
+    ) -> None:
+        self._db, self._jobs, self._files, self._inside = db, jobs, files, inside
+        self._still_valid = still_valid
+        self._at_once, self._longest = at_once, longest_line
+        self.govern: Govern | None = None  # set once by the wiring, before any job runs
+        steps = [("check", self._check), ("ask", self._ask), ("write", self._write)]
+        jobs.register(KIND, steps, self._ended, apart=BATCHES_AT_ONCE)
+
+    # -- what the doors call ------------------------------------------------------------
+
+    async def create(
+        self, call: Call, input_file_id: str, endpoint: str, metadata: dict[str, str] | None
+    ) -> Batch:
+        """Start a batch; it is durable on return.
+
+        Raises:
+            NotFound: the file does not exist, or is not for the caller to see.
+            BadRequest: an endpoint that batches do not have, or a file of another purpose.
+        """
+        if endpoint not in ENDPOINTS:
+            raise BadRequest(f"endpoint must be one of {', '.join(ENDPOINTS)}.", param="endpoint")
+        file = await self._files.get(call, input_file_id)
+        if file.purpose != "batch":
+            raise BadRequest(
+                "The file was not uploaded for a batch. Upload it with the purpose 'batch'.",
+                param="input_file_id",
+            )
+        now, who = time.time(), call.principal
+        batch = Batch(
+            new_id("batch_"),
+            call.tenant_id,
+            who.owner,
+            who.as_json(),
+            endpoint,
+            file.id,
+            metadata,
+            "validating",
+            None,
+            *(0, 0, 0, None, None),
+            now,
+            now + WINDOW_S,
+        )
+        async with self._db.write() as connection:
+            values = {c.name: getattr(batch, c.name) for c in batches.columns}
+            await connection.execute(insert(batches).values(**values))
+        await self._jobs.submit(call.tenant_id, KIND, {"batch_id": batch.id}, _job_of(batch.id))
+        return batch
+
+    async def resume(self) -> None:
+        """Start what was recorded by a call that a crash cut."""
+        query = select(batches.c.id, batches.c.tenant_id).where(batches.c.status == "validating")
+        rows = await self._db.rows(query)
+        known = await self._jobs.statuses([_job_of(row["id"]) for row in rows])
+        for row in rows:
+            if _job_of(row["id"]) not in known:
+                args = {"batch_id": row["id"]}
+                await self._jobs.submit(row["tenant_id"], KIND, args, _job_of(row["id"]))
+
+    async def get(self, call: Call, batch_id: str) -> Batch:
+        """Raises NotFound for an unknown batch, and for one that is not the caller's."""
+        found = await self._db.one_or_none(self._of(call).where(batches.c.id == batch_id))
+        if found is None:
+            raise NotFound("batch", batch_id)
+        return await self._counted(Batch(**found))
+
+    async def page(
+        self, call: Call, *, limit: int, after: str | None, before: str | None = None
+    ) -> Page[Batch]:
+        """One page of the caller's batches, newest first."""
+        found = await page_of(
+            self._db,
+            self._of(call),
+            batches.c.id,
+            limit=limit,
+            order="desc",
+            after=after,
+            before=before,
+        )
+        return Page([await self._counted(Batch(**row)) for row in found.rows], found.has_more)
+
+    async def cancel(self, call: Call, batch_id: str) -> Batch:
+        """Ask no more lines; those under way are answered and kept.
+
+        Raises:
+            NotFound: as :meth:`get`.
+            Conflict: the batch is over.
+        """
+        await self.get(call, batch_id)
+        if not await self._move(batch_id, "cancelling", ("validating", "in_progress")):
+            found = await self.get(call, batch_id)
+            if found.status != "cancelling":
+                raise Conflict(f"The batch is {found.status}, so it cannot be cancelled.")
+        return await self.get(call, batch_id)
+
+    def _of(self, call: Call) -> Any:
+        query = select(batches).where(batches.c.tenant_id == call.tenant_id)
+        who = call.principal
+        return query if who.sees_all else query.where(batches.c.owner == who.owner)
+
+    async def _counted(self, batch: Batch) -> Batch:
+        if batch.status in OVER:
+            return batch
+        counts = await self._counts(batch.id)
+        values = {c.name: getattr(batch, c.name) for c in batches.columns}
+        return Batch(**{**values, "completed": counts[True], "failed": counts[False]})
+
+    async def _counts(self, batch_id: str) -> dict[bool, int]:
+        query = (
+            select(batch_lines.c.succeeded, func.count().label("lines"))
+            .where(batch_lines.c.batch_id == batch_id)
+            .group_by(batch_lines.c.succeeded)
+        )
+        found = {bool(r["succeeded"]): int(r["lines"]) for r in await self._db.rows(query)}
+        return {True: found.get(True, 0), False: found.get(False, 0)}
+
+    # -- the steps of the job -----------------------------------------------------------
+
+    async def _load(self, batch_id: str) -> Batch:
+        row = await self._db.one_or_none(select(batches).where(batches.c.id == batch_id))
+        if row is None:
+            raise NotFound("batch", batch_id)
+        return Batch(**row)
+
+    async def _move(self, batch_id: str, status: str, from_: Sequence[str], **values: Any) -> bool:
+        """Change the status, if it is one of ``from_`` still."""
+        values = {"status": status, STAMPS[status]: time.time(), **values}
+        async with self._db.write() as connection:
+            moved = await connection.execute(
+                update(batches)
+                .where(batches.c.id == batch_id, batches.c.status.in_(from_))
+                .values(**values)
+            )
+        return bool(moved.rowcount)
+
+    async def _check(self, job: Job) -> None:
+        batch = await self._load(job.args["batch_id"])
+        try:
+            stream = await self._open(batch)
+        except (NotFound, FileNotFoundError):
+            told = [Fault(None, "file_deleted", "The input file was deleted.")]
+            total = 0
+        else:
+            total, told = await asyncio.to_thread(faults_of, stream, batch.endpoint, self._longest)
+        if told:
+            errors = [fault.as_dict() for fault in told]
+            await self._move(batch.id, "failed", ("validating",), errors=errors)
+        else:
+            await self._move(batch.id, "in_progress", ("validating",), total=total)
+
+    async def _open(self, batch: Batch) -> IO[bytes]:
+        file = await self._files.row(batch.tenant_id, batch.input_file_id)
+        return await asyncio.to_thread(self._files.blobs.open, file.blob)
+
+    async def _ask(self, job: Job) -> None:
+        batch = await self._load(job.args["batch_id"])
+        if batch.status != "in_progress":
+            return  # refused, cancelled, or asked before a crash
+        query = select(batch_lines.c.line).where(batch_lines.c.batch_id == batch.id)
+        done = {int(row["line"]) for row in await self._db.rows(query)}
+        run = _Run(batch, Principal.from_json(batch.principal))
+        stream = await self._open(batch)
+        lines = read(stream, batch.endpoint, self._longest)
+        workers = [asyncio.create_task(self._work(run, lines, done)) for _ in range(self._at_once)]
+        watch = asyncio.create_task(self._watch(run))
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            watch.cancel()
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(watch, *workers, return_exceptions=True)
+            stream.close()
+        if run.refused is not None:
+            error = Fault(None, run.refused.code, run.refused.message).as_dict()
+            async with self._db.write() as connection:
+                await connection.execute(
+                    update(batches).where(batches.c.id == batch.id).values(errors=[error])
+                )
+
+    async def _watch(self, run: _Run) -> None:
+        """Stop a run that was cancelled, is out of time, or whose caller is no longer let in."""
+        while not run.stop.is_set():
+            status = (await self._load(run.batch.id)).status
+            try:
+                await self._still_valid(run.principal)
+            except OstiaryError as error:
+                run.refused = error
+            out = time.time() >= run.batch.expires_at
+            if status != "in_progress" or out or run.refused is not None:
+                run.stop.set()
+            await asyncio.sleep(LOOK_S)
+
+    async def _work(self, run: _Run, lines: Iterator[Line | Fault], done: set[int]) -> None:
+        while not run.stop.is_set():
+            async with run.reading:
+                line = await asyncio.to_thread(next, lines, None)
+            if line is None:
+                return
+            if isinstance(line, Line) and line.number not in done:
+                await self._one(run, line)
+
+    async def _one(self, run: _Run, line: Line) -> None:
+        """Ask a line until it has an answer that stays, and keep that."""
+        batch, pause = run.batch, FIRST_PAUSE_S
+        body = orjson.dumps(line.body)
+        while not run.stop.is_set():
+            key = f"{batch.id}:{line.number}"
+            answer = await self._inside.post(run.principal, batch.endpoint, body, key)
+            if not _may_turn(answer):
+                await self._keep(batch, line, answer)
+                return
+            wait = float(answer.headers.get("retry-after") or pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+            try:
+                async with asyncio.timeout(min(max(wait, FIRST_PAUSE_S), LONGEST_PAUSE_S)):
+                    await run.stop.wait()
+            except TimeoutError:
+                continue
+
+    async def _keep(self, batch: Batch, line: Line, answer: Answer) -> None:
+        told = orjson.loads(answer.body) if answer.body else None
+        good = 200 <= answer.status < 300
+        error = None
+        if not good:
+            given = told.get("error") if isinstance(told, dict) else None
+            given = given if isinstance(given, dict) else {}
+            error = {"code": given.get("code"), "message": given.get("message")}
+        request_id = answer.headers.get("x-request-id", "")
+        row = {
+            "batch_id": batch.id,
+            "line": line.number,
+            "succeeded": good,
+            "result": result(line, answer.status, request_id, told, error),
+        }
+        async with self._db.write() as connection:
+            await connection.execute(
+                self._db.insert(batch_lines).values(**row).on_conflict_do_nothing()
+            )
+
+    async def _write(self, job: Job) -> None:
+        """Make the files, then say that the batch is over."""
+        batch = await self._load(job.args["batch_id"])
+        if batch.status in OVER:
+            return
+        final = await self._final(batch)
+        counts = await self._counts(batch.id)
+        if batch.output_file_id is None and batch.error_file_id is None:
+            names = {
+                "output_file_id": new_id("file-") if counts[True] else None,
+                "error_file_id": (new_id("file-") if counts[False] or final == "expired" else None),
+            }
+            values = {} if batch.status == "cancelling" else {"status": "finalizing"}
+            async with self._db.write() as connection:
+                await connection.execute(
+                    update(batches)
+                    .where(batches.c.id == batch.id)
+                    .values(**values, **names, finalizing_at=time.time())
+                )
+            batch = await self._load(batch.id)
+        late = 0
+        if batch.output_file_id is not None:
+            await self._store(batch, batch.output_file_id, succeeded=True)
+        if batch.error_file_id is not None:
+            late = await self._store(batch, batch.error_file_id, succeeded=False, late=final)
+        failed = counts[False] + late
+        now = ("finalizing", "cancelling", "in_progress", "validating")
+        await self._move(batch.id, final, now, completed=counts[True], failed=failed)
+        async with self._db.write() as connection:
+            await connection.execute(delete(batch_lines).where(batch_lines.c.batch_id == batch.id))
+
+    async def _final(self, batch: Batch) -> str:
+        """The status that the batch will end with."""
+        if batch.status == "cancelling":
+            return "cancelled"
+        if batch.errors:
+            return "failed"  # its caller was no longer let in
+        counts = await self._counts(batch.id)
+        return "completed" if sum(counts.values()) >= batch.total else "expired"
+
+    async def _store(self, batch: Batch, file_id: str, *, succeeded: bool, late: str = "") -> int:
+        """Store an output or error file, once; returns how many lines were never asked."""
+        principal = Principal.from_json(batch.principal)
+        name = f"{batch.id}_{'output' if succeeded else 'error'}.jsonl"
+        with tempfile.TemporaryFile() as out:
+            never = await self._collect(batch, out, succeeded=succeeded, late=late)
+            try:
+                await self._files.row(batch.tenant_id, file_id)
+            except NotFound:
+                assert self.govern is not None
+                async with self.govern("batch", f"job {KIND}", principal) as call:
+                    call.lineage["batch"] = batch.id
+                    await self._files.keep(call, name, "batch_output", out, file_id, batch.owner)
+        return never
+
+    async def _collect(self, batch: Batch, out: IO[bytes], *, succeeded: bool, late: str) -> int:
+        query = (
+            select(batch_lines.c.line, batch_lines.c.succeeded, batch_lines.c.result)
+            .where(batch_lines.c.batch_id == batch.id)
+            .order_by(batch_lines.c.line)
+        )
+        rows = await self._db.rows(query)
+        for row in rows:
+            if bool(row["succeeded"]) is succeeded:
+                out.write(row["result"].encode() + b"\n")
+        if late != "expired":
+            return 0
+        done, never = {int(row["line"]) for row in rows}, 0
+        error = {
+            "code": "batch_expired",
+            "message": "The line was not asked before the completion window ended.",
+        }
+        with await self._open(batch) as stream:
+            for line in read(stream, batch.endpoint, self._longest):
+                if isinstance(line, Line) and line.number not in done:
+                    out.write(result(line, None, "", None, error).encode() + b"\n")
+                    never += 1
+        return never
+
+    async def _ended(self, job: Job, status: str, message: str) -> None:
+        """The job failed, or was cancelled as a job."""
+        batch_id = job.args["batch_id"]
+        open_ = [s for s in STAMPS if s not in OVER] + ["validating"]
+        errors = [Fault(None, f"job_{status}", message).as_dict()]
+        counts = await self._counts(batch_id)
+        await self._move(
+            batch_id,
+            "cancelled" if status == "cancelled" else "failed",
+            open_,
+            errors=errors,
+            completed=counts[True],
+            failed=counts[False],
+        )
+
+
+class _Run:
+    """What the workers of one batch share."""
+
+    def __init__(self, batch: Batch, principal: Principal) -> None:
+        self.batch, self.principal = batch, principal
+        self.stop = asyncio.Event()
+        self.reading = asyncio.Lock()
+        self.refused: OstiaryError | None = None
+
+
+def _job_of(batch_id: str) -> str:
+    return f"job_{batch_id}"
+
+
+def _may_turn(answer: Answer) -> bool:
+    """Whether the line is worth another try: a limit, a part that is down, or its own twin."""
+    if answer.status in AGAIN:
+        return True
+    return answer.status == 409 and b"idempotency_in_progress" in answer.body
