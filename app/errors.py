@@ -86,6 +86,12 @@ class RateLimited(OstiaryError):
     status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
 
 
+class ClientClosed(OstiaryError):
+    """The client went away; nobody reads this, it stands in the audit record."""
+
+    status, type, code = 499, "client_error", "client_closed"
+
+
 class GuardrailViolation(OstiaryError):
     """A policy refused the text; tells entity types and counts, never the values."""
 

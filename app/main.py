@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from app import __version__
 from app.api import (
     admin,
+    admin_models,
     batches,
     builds,
     chat,
@@ -59,6 +60,7 @@ ROUTERS = (
     guardrails.router,
     monitoring.router,
     admin.router,
+    admin_models.router,
     health.router,
     docs.router,
     pages.router,

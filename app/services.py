@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from app.llm.batches import Batches
     from app.llm.chat import Chat
     from app.llm.completions import Completions
+    from app.llm.fleet import Fleet
     from app.llm.responses import Responses
     from app.llm.rewriting import Rewriter
     from app.llm.router import Router
@@ -53,6 +54,7 @@ class Services:
     builds: Builds
     connectors: Connectors
     router: Router
+    fleet: Fleet
     rewriter: Rewriter
     chat: Chat
     completions: Completions

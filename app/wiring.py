@@ -23,6 +23,7 @@ from app.llm.answer import Answers
 from app.llm.batches import Batches
 from app.llm.chat import Chat
 from app.llm.completions import Completions
+from app.llm.fleet import Fleet
 from app.llm.relay import Relay
 from app.llm.responses import Responses
 from app.llm.rewriting import Rewriter
@@ -69,6 +70,7 @@ from app.store.migrate import migrate
 log = logging.getLogger("ostiary")
 FLUSH_DRIFT_S = 15.0
 LOOK_FOR_SYNCS_S = 3.0
+FOLLOW_FLEET_S = 5.0  # changes made through other gateways
 
 
 async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Services, Corridor]:
@@ -199,6 +201,10 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     )
     batches.govern = corridor.govern
 
+    fleet = Fleet(db, router, lambda: [*stores.models, *rankers.names], settings.llm_timeout_s)
+    await fleet.sync()
+    stack.push_async_callback(fleet.close)
+
     await jobs.start()
     stack.push_async_callback(jobs.close)
     if models:
@@ -207,6 +213,8 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     await batches.resume()
     flushing = asyncio.create_task(_forever(drift.flush, FLUSH_DRIFT_S))
     stack.callback(flushing.cancel)
+    following = asyncio.create_task(_forever(fleet.sync, FOLLOW_FLEET_S))
+    stack.callback(following.cancel)
     if models:
 
         async def look_for_syncs() -> None:
@@ -241,6 +249,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         builds=builds,
         connectors=Connectors(db, stores, declared, schedule),
         router=router,
+        fleet=fleet,
         rewriter=rewriter,
         chat=Chat(router, guardrails, answers, relay),
         batches=batches,

@@ -1,12 +1,12 @@
 """What the gateway costs: latency added to a call, calls per second, first tokens, open streams.
 
-One run measures four targets in turn, round after round, on the same machine: a direct call to
+One run measures five targets in turn, round after round, on the same machine: a direct call to
 a stub that answers at once, a bare FastAPI + aiohttp proxy, the real ``ostiary serve`` with the
 whole corridor on (API key, limits, budget, pattern guardrails both ways, durable audit, cost,
-drift), and the same with names looked for too (policy ``strict``). Figures are medians of the
-rounds; what is added is taken against the direct call of the same round. Each prompt has 540
-characters and each sentence of prompts and replies differs from all before it, so no cache of
-findings helps. A run with one reply other than 200 fails.
+drift), the same with names looked for too (policy ``strict``), and LiteLLM's proxy. Figures are
+medians of the rounds; what is added is taken against the direct call of the same round. Each prompt
+has 540 characters and each sentence of prompts and replies differs from all before it, so no cache
+of findings helps. A run with one reply other than 200 fails.
 
     python -m benchmarks.gateway            # some 15 minutes
     python -m benchmarks.gateway --short    # under 3 minutes
@@ -20,10 +20,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report, rig, streams, verdict
+from benchmarks import litellm_proxy, report, rig, streams, verdict
 from benchmarks.load import TEMPLATE, WARM_S
 
-CLIENTS = (1, 16, 64)
+CLIENTS = (1, 16, 64, 256)
 FIGURES = ("p50", "p95", "p99")
 PROMPTS_A_RUN = 200_000  # apart, so that no two runs send the same prompt
 
@@ -121,7 +121,15 @@ def run(plan: Plan, parts: tuple[str, ...] = ("calls", "streams")) -> dict[str, 
     def work(folder: Path) -> None:
         result["machine"]["disk_sync_ms"] = rig.sync_ms(folder)
         say(f"disk sync: {result['machine']['disk_sync_ms']}")
-        with rig.all_servers(folder / "calls", with_ner="calls" in parts) as servers:
+        peer = None
+        if "calls" in parts:
+            try:
+                result["versions"]["litellm"] = litellm_proxy.version()
+                peer = litellm_proxy.proxy
+            except rig.NotInstalled as why:
+                result["left_out"] = {litellm_proxy.NAME: str(why)}
+                say(f"{litellm_proxy.NAME}: {why}")
+        with rig.all_servers(folder / "calls", with_ner="calls" in parts, peer=peer) as servers:
             if "calls" in parts:
                 result["calls"] = measure_calls(servers, plan, numbers)
             if "streams" in parts:

@@ -12,6 +12,7 @@ COLOURS = {
     "bare proxy": "#e69f00",
     "ours": "#0072b2",
     "ours with NER": "#7b3294",
+    "LiteLLM": "#cc79a7",
 }
 
 
@@ -48,6 +49,13 @@ def as_markdown(result: dict[str, Any]) -> str:
     if "calls" in result:
         parts.append("## Whole calls\n")
         parts.append(_calls(result["calls"]))
+        if "LiteLLM" in result["calls"]:
+            parts.append(
+                "LiteLLM's proxy has its documented production settings and no database: it keeps "
+                "neither spend nor log of a call, and screens nothing.\n"
+            )
+    for name, why in result.get("left_out", {}).items():
+        parts.append(f"{name}: left out, {why}\n")
     if "first_token" in result:
         parts.append("## Time to first token, 1 client (ms)\n")
         parts.append(_first_tokens(result["first_token"]))

@@ -19,7 +19,6 @@ from typing import Any
 
 from benchmarks import retrieval_peer as peer
 from benchmarks import rig
-from benchmarks.retrieval_data import CACHE
 from benchmarks.retrieval_sweep import BARE, OURS
 
 PACKAGES = {
@@ -45,29 +44,15 @@ def environment(name: str) -> Path:
     Raises:
         LeftOut: it cannot be installed.
     """
-    folder = CACHE / "venvs" / name
-    python, done = folder / "bin" / "python", folder / "installed"
-    if done.is_file() and python.is_file():
-        return python
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for command in (
-        [sys.executable, "-m", "venv", str(folder)],
-        [str(python), "-m", "pip", "install", "--quiet", *PACKAGES[name]],
-    ):
-        told = subprocess.run(command, capture_output=True, text=True, check=False)
-        if told.returncode:
-            last = (told.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise LeftOut(f"cannot be installed: {last[:300]}")
-    done.touch()
-    return python
+    try:
+        return rig.environment(name, PACKAGES[name])
+    except rig.NotInstalled as error:
+        raise LeftOut(str(error)) from error
 
 
 def version_of(name: str, python: Path) -> str:
     """The version of a peer's library, in the environment where it is installed."""
-    package = PACKAGES[name][0]
-    asked = f"import importlib.metadata as m; print(m.version('{package}'))"
-    told = subprocess.run([str(python), "-c", asked], capture_output=True, text=True, check=True)
-    return told.stdout.strip()
+    return rig.version_in(python, PACKAGES[name][0])
 
 
 @contextmanager

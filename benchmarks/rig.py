@@ -11,6 +11,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -25,6 +26,9 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 KEY = "osk-00000000000000aa-" + "b" * 43
 OPEN_FILES = 16_384
+PEERS = (
+    Path(os.environ.get("OSTIARY_BENCH_CACHE", tempfile.gettempdir())) / "ostiary-peers"
+)  # environments of other products
 # Limits count every call and refuse none: what is measured is their cost.
 LIMITS = {
     "OSTIARY_RATE_RPM": "1000000000",
@@ -42,6 +46,41 @@ class Server:
     url: str
     pid: int
     ready_after_s: float
+    key: str = KEY
+
+
+class NotInstalled(Exception):
+    """A peer cannot be measured here; the message says why."""
+
+
+def environment(name: str, packages: Sequence[str]) -> Path:
+    """The Python of an environment of its own with these packages, installed once.
+
+    Raises:
+        NotInstalled: they cannot be installed.
+    """
+    folder = PEERS / name
+    python, done = folder / "bin" / "python", folder / "installed"
+    if done.is_file() and python.is_file():
+        return python
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for command in (
+        [sys.executable, "-m", "venv", str(folder)],
+        [str(python), "-m", "pip", "install", "--quiet", *packages],
+    ):
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        if told.returncode:
+            last = (told.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise NotInstalled(f"cannot be installed: {last[:300]}")
+    done.touch()
+    return python
+
+
+def version_in(python: Path, package: str) -> str:
+    """The version of a package in the environment where it is installed."""
+    asked = f"import importlib.metadata as m; print(m.version('{package}'))"
+    told = subprocess.run([str(python), "-c", asked], capture_output=True, text=True, check=True)
+    return told.stdout.strip()
 
 
 def free_port() -> int:
@@ -72,8 +111,11 @@ def running(
     env: dict[str, str],
     folder: Path,
     timeout_s: float = 120,
+    key: str = KEY,
 ) -> Iterator[Server]:
     """Start ``python -m <command>`` in ``folder``, wait for ``ready``, stop it at the end.
+
+    A command that begins with a path is started as it is.
 
     Raises:
         RuntimeError: it ended, or was not ready in time; the message holds its last words.
@@ -82,10 +124,11 @@ def running(
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{name.replace(' ', '-')}.log"
     url = f"http://127.0.0.1:{port}"
+    own_python = [] if Path(command[0]).is_absolute() else [sys.executable, "-m"]
     began = time.perf_counter()
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command],
+            [*own_python, *command],
             env={**own, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **env},
             stdout=out,
             stderr=out,
@@ -96,7 +139,7 @@ def running(
             if process.poll() is not None or time.perf_counter() - began > timeout_s:
                 raise RuntimeError(f"{name} did not get ready: {log.read_text()[-3000:]}")
             time.sleep(0.01)
-        yield Server(name, url, process.pid, time.perf_counter() - began)
+        yield Server(name, url, process.pid, time.perf_counter() - began, key)
     finally:
         process.terminate()
         try:
@@ -152,8 +195,10 @@ def ours(name: str, folder: Path, upstream: str, policy: str) -> Any:
 
 
 @contextmanager
-def all_servers(folder: Path, *, with_ner: bool) -> Iterator[dict[str, Server]]:
-    """The stub (``direct``), the bare proxy, and the gateway without and with names."""
+def all_servers(
+    folder: Path, *, with_ner: bool, peer: Callable[[Path, str], Any] | None = None
+) -> Iterator[dict[str, Server]]:
+    """The stub (``direct``), the bare proxy, the gateway without and with names, and a peer."""
     allow_open_files()
     with ExitStack() as stack:
         direct: Server = stack.enter_context(stub(folder / "stub"))
@@ -166,6 +211,8 @@ def all_servers(folder: Path, *, with_ner: bool) -> Iterator[dict[str, Server]]:
             found.append(
                 stack.enter_context(ours("ours with NER", folder / "ner", direct.url, "strict"))
             )
+        if peer is not None:
+            found.append(stack.enter_context(peer(folder / "peer", direct.url)))
         yield {s.name: s for s in found}
 
 
@@ -175,7 +222,7 @@ def put_load(server: Server, *options: str, number: int) -> dict[str, Any]:
     Raises:
         RuntimeError: a reply was no 200, or a connection broke: such a run says nothing.
     """
-    command = [sys.executable, "-m", "benchmarks.load", "--url", server.url, "--key", KEY]
+    command = [sys.executable, "-m", "benchmarks.load", "--url", server.url, "--key", server.key]
     command += ["--first-number", str(number), *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -258,8 +305,6 @@ def write_result(name: str, value: Any, markdown: str) -> None:
 
 def in_scratch(work: Callable[[Path], Any]) -> Any:
     """Do ``work`` in a folder of its own that is removed afterwards."""
-    import tempfile
-
     folder = Path(tempfile.mkdtemp(prefix="ostiary-bench-"))
     try:
         return work(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-OURS, NER, BARE = "ours", "ours with NER", "bare proxy"
+OURS, NER, BARE, PEER = "ours", "ours with NER", "bare proxy", "LiteLLM"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,12 @@ def _on_calls(calls: dict[str, Any]) -> list[Target]:
     if NER in one:
         ner = one[NER]["added_p50_ms"]
         found.insert(1, Target("issue", "added p50, 1 client, with NER", ner, 12, "ms"))
+    if PEER in many:
+        more = round(many[OURS]["rps"] / many[PEER]["rps"], 2)
+        late = _over(many[OURS]["added_p99_ms"], many[PEER]["added_p99_ms"])
+        found.append(Target("G1", "calls/s over LiteLLM's, 16 clients", more, 10, "×", True))
+        found.append(Target("issue", "calls/s over LiteLLM's, 16 clients", more, 5, "×", True))
+        found.append(Target("issue", "added p99 over LiteLLM's, 16 clients", late, 0.25, "×"))
     return found
 
 

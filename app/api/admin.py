@@ -134,15 +134,20 @@ def _require_sight(call: Call, user: str | None, groups: Sequence[str]) -> None:
         )
 
 
-def _require_platform(call: Call) -> None:
+def require_platform(call: Call) -> None:
+    """Refuse who administrates a tenant only.
+
+    Raises:
+        Forbidden: the caller is not of the platform's own administrators.
+    """
     if _reach(call) is not None:
-        raise Forbidden("Tenants are managed by the platform's own administrators.")
+        raise Forbidden("This is for the platform's own administrators.")
 
 
 @router.post("/tenants", status_code=201)
 async def create_tenant(request: Request, call: Platform, body: TenantBody) -> TenantObject:
     """Make a tenant."""
-    _require_platform(call)
+    require_platform(call)
     tenant = await _identity(request).create_tenant(body.name, body.budget_usd_per_day)
     return _tenant(tenant)
 
@@ -150,14 +155,14 @@ async def create_tenant(request: Request, call: Platform, body: TenantBody) -> T
 @router.get("/tenants")
 async def list_tenants(request: Request, call: Platform) -> TenantList:
     """List the tenants."""
-    _require_platform(call)
+    require_platform(call)
     return TenantList(data=[_tenant(t) for t in await _identity(request).list_tenants()])
 
 
 @router.delete("/tenants/{tenant_id}", status_code=204)
 async def disable_tenant(request: Request, call: Platform, tenant_id: PathId) -> None:
     """Disable a tenant: none of its keys works from now on."""
-    _require_platform(call)
+    require_platform(call)
     await _identity(request).disable_tenant(tenant_id)
 
 

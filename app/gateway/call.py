@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from app.errors import ClientClosed
 
 if TYPE_CHECKING:
     from app.gateway.limits import Window
 
 Direction = Literal["input", "output"]
+T = TypeVar("T")
 SEES_ALL = "access:all"  # the scope of those whom access lists do not bind
 
 
@@ -120,6 +124,7 @@ class Call:
     error_code: str | None = None
     bodies: dict[str, str] = field(default_factory=dict)  # kept only when the policy says so
     windows: tuple[Window, Window] | None = None  # requests and tokens of this minute
+    left: Callable[[], Awaitable[None]] | None = None  # waits until the client has gone
     settled: bool = False
     settler: Callable[[Call, int, bytes], Awaitable[None]] | None = None
 
@@ -130,6 +135,33 @@ class Call:
     @property
     def cost_usd(self) -> float:
         return self.cost_nano_usd / 1e9
+
+    async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do ``work``, unless the client goes away first: then it is cancelled.
+
+        Raises:
+            ClientClosed: the client has gone.
+        """
+        if self.left is None:
+            return await work
+        task, gone = asyncio.current_task(), False
+        assert task is not None
+
+        async def watch(left: Callable[[], Awaitable[None]]) -> None:
+            nonlocal gone
+            await left()
+            gone = True
+            task.cancel()
+
+        watching = asyncio.create_task(watch(self.left))
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if not gone or task.uncancel():
+                raise
+            raise ClientClosed("The client closed the connection before its answer.") from None
+        finally:
+            watching.cancel()
 
     def record_finding(self, entity: str, action: str, count: int, direction: Direction) -> None:
         """Note that a guardrail found ``count`` values of ``entity`` and what it did."""

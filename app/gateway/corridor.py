@@ -211,6 +211,7 @@ class _Passage:
         )
         self.call.settler = partial(corridor._settle, to_store=self._to_store)
         self.call.versions["policy"] = corridor.policy
+        self.call.left = self._left
         scope["ostiary_call"] = self.call
 
     async def walk(self, inner: Any) -> None:
@@ -276,6 +277,11 @@ class _Passage:
             f"The request body is larger than {self.limit:,} bytes. Send less at a time, or "
             "ask the operator to raise the limit."
         )
+
+    async def _left(self) -> None:
+        """Return once the client has gone; the body has been read."""
+        while (await self.receive_raw())["type"] != "http.disconnect":
+            pass
 
     async def receive(self) -> Message:
         message: Message = await self.receive_raw()

@@ -196,7 +196,7 @@ class Answers:
             "stream_options": {"include_usage": True},
         }
         held = ""
-        async with await self._router.stream(body) as stream:
+        async with await self._router.stream(body, call=call) as stream:
             async for chunk in stream:
                 count_usage(call, chunk)
                 held += delta_text(chunk)

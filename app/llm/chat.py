@@ -37,7 +37,7 @@ class Chat:
     async def complete(self, call: Call, request: ChatCompletionRequest) -> dict[str, Any]:
         """Answer a whole chat; ``request`` has been screened."""
         if request.ostiary is not None:
-            return await self._complete_grounded(call, request)
+            return await call.while_connected(self._complete_grounded(call, request))
         return await self._relay.complete(call, request.upstream_body(), CHAT)
 
     async def open_stream(self, call: Call, request: ChatCompletionRequest) -> AsyncIterator[bytes]:

@@ -33,7 +33,7 @@ class Relay:
 
     async def complete(self, call: Call, body: dict[str, Any], path: str) -> dict[str, Any]:
         """The whole reply to a screened body; raises as `Router.send`."""
-        reply = await self._router.send(body, path)
+        reply = await call.while_connected(self._router.send(body, path, call))
         usage = reply.get("usage") or {}
         call.usage.answered(usage)
         await self._screen_reply(call, reply)
@@ -60,7 +60,8 @@ class Relay:
     ) -> AsyncIterator[bytes]:
         """Begin a streamed reply; errors before the first byte are raised here."""
         asked = {**(body.get("stream_options") or {}), "include_usage": True}
-        stream = await self._router.stream({**body, "stream_options": asked}, path)
+        body = {**body, "stream_options": asked}
+        stream = await call.while_connected(self._router.stream(body, path, call))
         call.mark_screened("output")
         return self._events(call, stream, wants_usage)
 

@@ -48,6 +48,9 @@ class Responses:
 
     async def complete(self, call: Call, request: ResponsesRequest) -> dict[str, Any]:
         """Answer as a whole; ``request`` has been screened."""
+        return await call.while_connected(self._complete(call, request))
+
+    async def _complete(self, call: Call, request: ResponsesRequest) -> dict[str, Any]:
         final: dict[str, Any] = {}
         _, pairs = await self.open_stream(call, request)
         async for kind, value in pairs:
@@ -65,7 +68,7 @@ class Responses:
         events = Events(request)
         if tool is None:
             body = chat_body(request, messages)
-            stream = await self._router.stream(body)
+            stream = await call.while_connected(self._router.stream(body, call=call))
             call.mark_screened("output")
             return events, self._plain(call, request, events, messages, stream)
         if self._answers is None:

@@ -1,172 +1,257 @@
-"""Finds the model server for a model name, and keeps away from one that is down until it heals."""
+"""Finds a model server for a model name: the warmest or idlest one, and another when it fails."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-from collections.abc import Mapping
+import itertools
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from app.errors import NotFound
+from app.errors import NotFound, RateLimited
+from app.gateway.call import Call
+from app.llm.affinity import Prefixes, blocks_of
+from app.llm.deployment import Deployment
 from app.llm.upstream import CHAT, ChatStream, Upstream
 from app.llm.upstream_errors import UNKNOWN_MODEL, UpstreamUnavailable
 
-log = logging.getLogger(__name__)
+# A warm server is preferred while it answers at most so many calls more than the idlest one.
+SLACK = 4
+# Retries may add a fifth to the calls, and ten at once: more would bury a fleet that is down.
+RETRIES_A_CALL, RETRIES_AT_ONCE = 0.2, 10.0
+DEADLINE_S = 120.0  # after so long a failed call is not tried elsewhere
 
-_FAILURES_TO_OPEN = 3
-_PROBE_FIRST_S, _PROBE_MOST_S = 0.25, 2.0
-_LOOK_EVERY_S = 5.0
-_LOOK_MOST_S = 1.0  # that a call waits to hear how a server is that has just failed
 
+class Served:
+    """A model: its servers, and the models that answer when none of them can."""
 
-class Deployment:
-    """One model server with its health: a breaker that closes by itself once probes succeed."""
+    def __init__(self, name: str, fallbacks: Sequence[str] = ()) -> None:
+        self.name, self.fallbacks = name, tuple(fallbacks)
+        self.deployments: dict[str, Deployment] = {}
+        self._prefixes = Prefixes()
+        self._turn = itertools.count()
+        self._retries = RETRIES_AT_ONCE
 
-    def __init__(self, model: str, upstream: Upstream) -> None:
-        self.model = model
-        self.upstream = upstream
-        self.up = False
-        self._failures = 0
-        self._wake = asyncio.Event()
-        self._looked = asyncio.Event()  # since the last failure
-        self._watch: asyncio.Task[None] | None = None
+    @property
+    def up(self) -> bool:
+        """Whether a server can answer now."""
+        return any(d.up and not d.draining for d in self.deployments.values())
 
-    async def start(self) -> None:
-        """Look once, then keep looking in the background."""
-        self._set(await self.upstream.health())
-        self._looked.set()
-        self._watch = asyncio.create_task(self._keep_looking())
+    async def choose(self, blocks: list[bytes], tried: set[str]) -> Deployment | None:
+        """The server for a prompt among those not yet tried; None where none can answer."""
+        left = [d for d in self.deployments.values() if not d.draining and d.id not in tried]
+        able = [d for d in left if d.up]
+        if not able:  # one that has just failed may be well
+            found = await asyncio.gather(*(d.ready() for d in left))
+            able = [d for d, up in zip(left, found, strict=True) if up]
+        if not able:
+            return None
+        if len(able) == 1:
+            return able[0]
+        turn = next(self._turn)
+        able = able[turn % len(able) :] + able[: turn % len(able)]  # equals take turns
+        idlest = min(able, key=lambda d: d.load)
+        known = {d.id: d for d in able}
+        for name in self._prefixes.warmest(blocks):
+            warm = known.get(name)
+            if warm is not None and not (warm.full and not idlest.full):
+                if warm.outstanding <= idlest.outstanding + SLACK * warm.weight:
+                    return warm
+                break
+        return idlest
 
-    async def stop(self) -> None:
-        """Stop looking and close the connections."""
-        if self._watch is not None:
-            self._watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watch
-        await self.upstream.close()
+    def begin(self, blocks: list[bytes], deployment: Deployment) -> None:
+        """A call goes to a server: its prompt will be warm there."""
+        if len(self.deployments) > 1:
+            self._prefixes.note(blocks, deployment.id)
 
-    def succeed(self) -> None:
-        """Note that a call was answered."""
-        self._failures = 0
+    def called(self) -> None:
+        """A call came in: it adds to what may be tried again."""
+        self._retries = min(RETRIES_AT_ONCE, self._retries + RETRIES_A_CALL)
 
-    def fail(self, error: UpstreamUnavailable) -> None:
-        """Note a failed call: down at once when nothing answered, else after three in a row."""
-        self._failures += 1
-        if error.gone or self._failures >= _FAILURES_TO_OPEN:
-            self._set(False)
-            self._looked.clear()
-            self.look_again()
-
-    async def ready(self) -> bool:
-        """Whether the server can answer.
-
-        A broken connection alone does not tell whether its server died, so a call that comes
-        right after one waits until the server was looked at: milliseconds, a second at most.
-        """
-        if not self.up and not self._looked.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_MOST_S):
-                    await self._looked.wait()
-        return self.up
-
-    def look_again(self) -> None:
-        """Look at once instead of at the next turn."""
-        self._wake.set()
-
-    def _set(self, up: bool) -> None:
-        if up != self.up:
-            log.warning("model server of %s is %s", self.model, "up" if up else "down")
-        self.up = up
-        self._failures = 0
-
-    async def _keep_looking(self) -> None:
-        pause = _PROBE_FIRST_S
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_EVERY_S if self.up else pause):
-                    await self._wake.wait()
-                    pause = _PROBE_FIRST_S
-            self._wake.clear()
-            up = await self.upstream.health()
-            if self._wake.is_set():
-                continue  # it failed meanwhile: what was seen is old
-            self._set(up)
-            self._looked.set()
-            pause = _PROBE_FIRST_S if self.up else min(2 * pause, _PROBE_MOST_S)
+    def may_retry(self) -> bool:
+        """Take a retry out of the budget."""
+        if self._retries < 1:
+            return False
+        self._retries -= 1
+        return True
 
 
 class Router:
     """The served models and their servers; every model call of the gateway goes through here."""
 
     def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
-        self._deployments = {name: Deployment(name, up) for name, up in upstreams.items()}
+        """One server a model; more come by :meth:`add`."""
+        self._models: dict[str, Served] = {}
+        for name, upstream in upstreams.items():
+            served = self._models.setdefault(name, Served(name))
+            served.deployments[name] = Deployment(name, name, upstream)
 
     async def start(self) -> None:
         """Look at every server once and begin to watch them."""
-        await asyncio.gather(*(d.start() for d in self._deployments.values()))
+        await asyncio.gather(*(d.start() for d in self.deployments()))
 
     async def stop(self) -> None:
         """Stop watching and close all connections."""
-        await asyncio.gather(*(d.stop() for d in self._deployments.values()))
+        await asyncio.gather(*(d.stop() for d in self.deployments()))
 
     @property
     def names(self) -> list[str]:
         """The names of the served models."""
-        return list(self._deployments)
+        return list(self._models)
+
+    def deployments(self) -> list[Deployment]:
+        """Every server, by model."""
+        return [d for served in self._models.values() for d in served.deployments.values()]
+
+    def fallbacks(self, model: str) -> tuple[str, ...]:
+        """The models that answer when no server of this one can; raises NotFound."""
+        return self._find(model).fallbacks
+
+    def set_fallbacks(self, model: str, fallbacks: Iterable[str]) -> None:
+        """Name the models that answer when no server of this one can."""
+        if model in self._models:
+            self._models[model].fallbacks = tuple(fallbacks)
+
+    async def add(self, deployment: Deployment) -> None:
+        """Take a server in, at once if it is well; its model is made if it is new."""
+        await deployment.start()
+        served = self._models.setdefault(deployment.model, Served(deployment.model))
+        served.deployments[deployment.id] = deployment
+
+    async def remove(self, deployment_id: str) -> None:
+        """Send a server no more calls; the streams that it is in go on to their end."""
+        for served in list(self._models.values()):
+            gone = served.deployments.pop(deployment_id, None)
+            if gone is None:
+                continue
+            if not served.deployments:
+                del self._models[served.name]
+            gone.draining = True
+            await gone.idle.wait()
+            await gone.stop()
 
     def available(self, model: str) -> bool:
         """Return whether `model` can answer now; raises NotFound for an unknown name."""
         return self._find(model).up
 
     async def ready(self, model: str) -> bool:
-        """Return whether `model` can answer; waits for a look at a server that just failed.
+        """Return whether `model`, or what answers for it, can answer.
 
-        Raises NotFound for an unknown name.
+        Waits for a look at a server that just failed. Raises NotFound for an unknown name.
         """
-        return await self._find(model).ready()
+        for served in self._chain(model):
+            if await served.choose([], set()) is not None:
+                return True
+        return False
 
     def look_again(self) -> None:
         """Look at every server at once, as when one is known to have come up."""
-        for deployment in self._deployments.values():
+        for deployment in self.deployments():
             deployment.look_again()
 
-    async def send(self, body: dict[str, Any], path: str = CHAT) -> dict[str, Any]:
+    async def send(
+        self, body: dict[str, Any], path: str = CHAT, call: Call | None = None
+    ) -> dict[str, Any]:
         """Return the whole reply to `body`.
 
         Raises NotFound (`model_not_found`), UpstreamUnavailable, or the server's own refusal.
         """
-        found = await self._open(body)
-        try:
-            reply = await found.upstream.send(body, path)
-        except UpstreamUnavailable as error:
-            found.fail(error)
-            raise
-        found.succeed()
-        return reply
+        attempts = _Attempts(self, body, call)
+        while True:
+            served, found = await attempts.next()
+            try:
+                with found.busy():
+                    reply = await found.upstream.send(found.body(body), path)
+            except (UpstreamUnavailable, RateLimited) as error:
+                attempts.failed(found, error)
+                continue
+            found.succeed()
+            if "model" in reply:
+                reply["model"] = served.name
+            return reply
 
-    async def stream(self, body: dict[str, Any], path: str = CHAT) -> ChatStream:
-        """Start a streamed reply; raises as `send`, and UpstreamCut while it is iterated."""
-        found = await self._open(body)
-        try:
-            stream = await found.upstream.stream(body, path)
-        except UpstreamUnavailable as error:
-            found.fail(error)
-            raise
-        found.succeed()
-        stream.on_failure = found.fail
-        return stream
+    async def stream(
+        self, body: dict[str, Any], path: str = CHAT, call: Call | None = None
+    ) -> ChatStream:
+        """Start a streamed reply; returns once its first event is there.
 
-    def _find(self, model: str) -> Deployment:
-        found = self._deployments.get(model)
+        Until then another server may take over. Raises as `send`, and UpstreamCut while it is
+        iterated.
+        """
+        attempts = _Attempts(self, body, call)
+        while True:
+            served, found = await attempts.next()
+            try:
+                with found.busy():
+                    stream = await found.upstream.stream(found.body(body), path)
+                    found.carry(stream)
+                await stream.prime()
+            except (UpstreamUnavailable, RateLimited) as error:
+                attempts.failed(found, error)
+                continue
+            found.succeed()
+            stream.model, stream.on_failure = served.name, found.fail
+            return stream
+
+    def _find(self, model: str) -> Served:
+        found = self._models.get(model)
         if found is None:
             raise NotFound(
                 "model", model, remedy=UNKNOWN_MODEL, param="model", code="model_not_found"
             )
         return found
 
-    async def _open(self, body: dict[str, Any]) -> Deployment:
-        found = self._find(body["model"])
-        if not await found.ready():
-            raise UpstreamUnavailable(f"The model '{found.model}' is not running now.", gone=True)
-        return found
+    def _chain(self, model: str) -> list[Served]:
+        """A model and those that answer for it, in order."""
+        first = self._find(model)
+        others = [self._models[n] for n in first.fallbacks if n in self._models and n != model]
+        return [first, *others]
+
+
+class _Attempts:
+    """The servers that one call is sent to, until one answers."""
+
+    def __init__(self, router: Router, body: dict[str, Any], call: Call | None) -> None:
+        self._chain = router._chain(body["model"])
+        several = any(len(served.deployments) > 1 for served in self._chain)
+        self._blocks = blocks_of(body) if several else []
+        self._call, self._tried = call, set[str]()
+        self._deadline = time.monotonic() + DEADLINE_S
+        self._error: UpstreamUnavailable | RateLimited | None = None
+        self._chain[0].called()
+
+    async def next(self) -> tuple[Served, Deployment]:
+        """The next server to try; raises what the last one failed with when there is none."""
+        if self._error is not None:
+            late = time.monotonic() > self._deadline
+            if late or not self._chain[0].may_retry():
+                raise self._error
+        for served in self._chain:
+            found = await served.choose(self._blocks, self._tried)
+            if found is not None:
+                served.begin(self._blocks, found)
+                self._note(served, found)
+                return served, found
+        if self._error is not None:
+            raise self._error
+        name = self._chain[0].name
+        raise UpstreamUnavailable(f"The model '{name}' is not running now.", gone=True)
+
+    def failed(self, found: Deployment, error: UpstreamUnavailable | RateLimited) -> None:
+        """Another server is to be tried."""
+        self._tried.add(found.id)
+        self._error = error
+        if isinstance(error, UpstreamUnavailable):
+            found.fail(error)
+
+    def _note(self, served: Served, found: Deployment) -> None:
+        call = self._call
+        if call is None:
+            return
+        call.lineage["deployment"] = found.id
+        if self._tried:
+            call.lineage["failed_deployments"] = sorted(self._tried)
+        if served is not self._chain[0]:
+            call.model = call.versions["model"] = served.name
+            call.degraded = f"fallback-model={served.name}"

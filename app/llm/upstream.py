@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Self
@@ -26,6 +27,12 @@ __all__ = [
 ]
 
 CHAT, COMPLETIONS, EMBEDDINGS = "chat/completions", "completions", "embeddings"
+_VLLM = {  # of its metrics; the last is the older name of the one before
+    "vllm:num_requests_running": "running",
+    "vllm:num_requests_waiting": "waiting",
+    "vllm:kv_cache_usage_perc": "cache_usage",
+    "vllm:gpu_cache_usage_perc": "cache_usage",
+}
 _MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
 # vLLM closes idle connections after 5 s; leaving first avoids writing into a closing one.
 _KEEPALIVE_S = 4.0
@@ -63,11 +70,19 @@ class ChatStream:
         on_failure: Callable[[UpstreamUnavailable], None] | None = None,
     ) -> None:
         self._response = response
+        self._first: dict[str, Any] | None = None
+        self.model: str | None = None  # as the caller knows it; None: as the server does
+        self.on_end: Callable[[], None] | None = None
         self._decoder = EventDecoder()
         self._ready: deque[bytes] = deque()
         self._open: set[int] = set()
         self._finished = self._over = False
         self.on_failure = on_failure
+
+    def __del__(self) -> None:
+        if not self._over:  # nobody came to read it
+            self._response.close()
+        self._ended()
 
     def __aiter__(self) -> Self:
         return self
@@ -83,6 +98,22 @@ class ChatStream:
 
         Raises UpstreamCut when the server breaks off or reports an error before the end.
         """
+        if self._first is not None:
+            chunk, self._first = self._first, None
+        else:
+            chunk = await self._next()
+        if self.model is not None and "model" in chunk:
+            chunk["model"] = self.model
+        return chunk
+
+    async def prime(self) -> None:
+        """Wait for the first chunk; raises as iterating does."""
+        try:
+            self._first = await self._next()
+        except StopAsyncIteration:
+            raise UpstreamCut("The model server sent an empty answer.") from None
+
+    async def _next(self) -> dict[str, Any]:
         try:
             while True:
                 if self._ready:
@@ -115,6 +146,12 @@ class ChatStream:
         except (aiohttp.ClientError, OSError, TimeoutError):
             self._response.close()
         self._response.release()
+        self._ended()
+
+    def _ended(self) -> None:
+        if self.on_end is not None:
+            ended, self.on_end = self.on_end, None
+            ended()
 
     async def _fill(self) -> None:
         try:
@@ -155,7 +192,9 @@ class ChatStream:
         """Close the connection, so that the server stops generating; safe to call twice."""
         self._over = True
         self._ready.clear()
+        self._first = None
         self._response.close()
+        self._ended()
 
 
 class Upstream:
@@ -174,7 +213,7 @@ class Upstream:
         self._paths = {path: base / path for path in (CHAT, COMPLETIONS, EMBEDDINGS)}
         self._models = base / "models"
         root = base.parent if base.name == "v1" else base
-        self._health = root / "health"
+        self._health, self._metrics = root / "health", root / "metrics"
         self._headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
@@ -281,3 +320,26 @@ class Upstream:
                 return True
         except (aiohttp.ClientError, OSError, TimeoutError, OstiaryError):
             return False
+
+    async def metrics(self, timeout_s: float = 2.0) -> dict[str, float]:
+        """Return what vLLM tells of its load: `running`, `waiting`, `cache_usage` (0..1).
+
+        Empty for a server that tells nothing; several engines of one server are added up.
+        """
+        try:
+            async with asyncio.timeout(timeout_s), self._client().get(self._metrics) as response:
+                text = await response.text() if response.status == 200 else ""
+        except (aiohttp.ClientError, OSError, TimeoutError, UnicodeDecodeError):
+            return {}
+        found: dict[str, float] = {}
+        for line in text.splitlines():
+            if not line.startswith("vllm:"):
+                continue
+            name = line.partition("{")[0].partition(" ")[0]
+            key = _VLLM.get(name)
+            if key is not None:
+                with contextlib.suppress(ValueError):
+                    value = float(line.rpartition(" ")[2])
+                    whole = max(found.get(key, 0.0), value)
+                    found[key] = whole if key == "cache_usage" else found.get(key, 0.0) + value
+        return found

@@ -353,6 +353,25 @@ batch_lines = Table(  # what was answered; they go when the files are made of th
     Column("result", Text, nullable=False),  # the line of the output or error file
 )
 
+deployments = Table(  # model servers; those of the settings only when they were changed
+    "deployments",
+    metadata,
+    Column("id", String(256), primary_key=True),
+    Column("model", String(256), nullable=False),
+    Column("url", Text),  # null: the settings name it
+    Column("served", String(256)),
+    Column("api_key_env", String(128)),
+    Column("weight", Float, nullable=False),
+    Column("draining", Boolean, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+model_fallbacks = Table(
+    "model_fallbacks",
+    metadata,
+    Column("model", String(256), primary_key=True),
+    Column("fallbacks", JSON, nullable=False),
+)
+
 # jobs ----------------------------------------------------------------------------------
 jobs = Table(
     "jobs",

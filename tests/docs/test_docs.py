@@ -21,6 +21,7 @@ PAGES = sorted(
     ]
 )
 OTHER_VARIABLES = {
+    "OSTIARY_MODEL_KEY",  # and any ending: keys of model servers
     "OSTIARY_API_KEY",
     "OSTIARY_URL",
     "OSTIARY_BENCH_DATA",

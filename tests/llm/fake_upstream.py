@@ -51,6 +51,7 @@ class FakeUpstream:
         self.gone = asyncio.Event()
         self.streaming = asyncio.Event()
         self.healthy = True
+        self.metrics = ""  # what a GET of /metrics tells
         self.calls: list[dict[str, Any]] = []
         self.connections: set[Any] = set()
         self.url = ""
@@ -62,6 +63,7 @@ class FakeUpstream:
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
+        app.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", port)
@@ -76,6 +78,9 @@ class FakeUpstream:
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response(status=200 if self.healthy else 503)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(text=self.metrics)
 
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": "m", "object": "model", "root": "/srv/secret"}]})

@@ -24,6 +24,8 @@ class ScriptedModel:
         self.tool: dict[str, Any] | None = None
         self.wait_s = 0.0
         self.bodies: list[dict[str, Any]] = []
+        self.keys: set[str] = set()  # credentials that it was sent
+        self.left = asyncio.Event()  # a client left while it was waiting
         self._before: list[str] = []
         self.url = ""
         self._runner: web.AppRunner | None = None
@@ -33,7 +35,7 @@ class ScriptedModel:
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._text)
         app.router.add_get("/health", self._health)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", port).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
@@ -55,7 +57,12 @@ class ScriptedModel:
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.bodies.append(body)
-        await asyncio.sleep(self.wait_s)
+        self.keys.add(request.headers.get("authorization", ""))
+        try:
+            await asyncio.sleep(self.wait_s)
+        except asyncio.CancelledError:
+            self.left.set()
+            raise
         text = self._before.pop(0) if self._before else self.text
         words = re.findall(r"\S+\s*", text)
         usage = {"prompt_tokens": 7, "completion_tokens": len(words)}

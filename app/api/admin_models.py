@@ -1,0 +1,152 @@
+"""Administration of the model servers: added, weighed, drained and removed while calls go on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from fastapi import APIRouter, Depends, Path, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api.admin import require_platform
+from app.api.common import ERRORS
+from app.gateway.call import Call
+from app.gateway.corridor import GovernedRoute, Scope
+
+if TYPE_CHECKING:
+    from app.llm.deployment import Deployment
+    from app.services import Services
+
+router = APIRouter(
+    prefix="/v1/admin", route_class=GovernedRoute, tags=["administration"], responses=ERRORS
+)
+Platform = Annotated[Call, Depends(Scope("admin:platform"))]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$"
+ModelName = Annotated[str, Field(pattern=NAME)]
+PathModel = Annotated[str, Path(pattern=NAME)]
+DeploymentId = Annotated[str, Path(pattern=NAME)]
+Weight = Annotated[float, Field(strict=True, gt=0, le=1000)]
+
+
+class DeploymentBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    model: Annotated[ModelName, Field(description="The name that callers use.")]
+    url: Annotated[str, Field(max_length=500, description="As http://10.0.0.5:8000/v1.")]
+    served: Annotated[ModelName | None, Field(description="The server's own name of it.")] = None
+    api_key_env: Annotated[
+        str | None,
+        Field(max_length=120, description="Variable OSTIARY_MODEL_KEY_… with the server's key."),
+    ] = None
+    weight: Weight = 1.0
+
+
+class DeploymentChange(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    weight: Weight | None = None
+    draining: Annotated[bool | None, Field(strict=True)] = None
+
+
+class FallbackBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    fallbacks: Annotated[list[ModelName], Field(max_length=8)]
+
+
+class DeploymentObject(BaseModel):
+    object: Literal["deployment"] = "deployment"
+    id: str
+    model: str
+    served: str
+    weight: float
+    state: Literal["ready", "down", "draining"]
+    outstanding: Annotated[int, Field(description="Calls of this gateway that it answers.")]
+    waiting: Annotated[int, Field(description="Requests in its queue, as it told last.")]
+    cache_usage: Annotated[float | None, Field(description="Of its key-value memory, 0 to 1.")]
+    from_settings: bool
+
+
+class ModelObject(BaseModel):
+    object: Literal["model.deployments"] = "model.deployments"
+    model: str
+    fallbacks: list[str]
+    deployments: list[DeploymentObject]
+
+
+class ModelObjects(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelObject]
+
+
+def _shown(services: Services, found: Deployment) -> DeploymentObject:
+    return DeploymentObject(
+        id=found.id,
+        model=found.model,
+        served=found.served,
+        weight=found.weight,
+        state="draining" if found.draining else "ready" if found.up else "down",
+        outstanding=found.outstanding,
+        waiting=found.waiting,
+        cache_usage=found.cache_usage,
+        from_settings=services.fleet.of_settings(found.id),
+    )
+
+
+def _model(services: Services, name: str) -> ModelObject:
+    return ModelObject(
+        model=name,
+        fallbacks=list(services.router.fallbacks(name)),
+        deployments=[_shown(services, d) for d in services.router.deployments() if d.model == name],
+    )
+
+
+@router.get("/models")
+async def list_deployments(request: Request, call: Platform) -> ModelObjects:
+    """List the models of model servers with their servers, and how those are."""
+    require_platform(call)
+    services: Services = request.app.state.services
+    return ModelObjects(data=[_model(services, name) for name in services.router.names])
+
+
+@router.put("/models/{model:path}")
+async def set_fallbacks(
+    request: Request, call: Platform, model: PathModel, body: FallbackBody
+) -> ModelObject:
+    """Name the models that answer, in this order, when no server of this one can."""
+    require_platform(call)
+    services: Services = request.app.state.services
+    await services.fleet.set_fallbacks(model, body.fallbacks)
+    return _model(services, model)
+
+
+@router.post("/deployments", status_code=201)
+async def add_deployment(
+    request: Request, call: Platform, body: DeploymentBody
+) -> DeploymentObject:
+    """Take a model server in; it gets calls as soon as it is well."""
+    require_platform(call)
+    services: Services = request.app.state.services
+    made = await services.fleet.add(
+        body.model,
+        body.url,
+        served=body.served,
+        api_key_env=body.api_key_env,
+        weight=body.weight,
+    )
+    return _shown(services, made)
+
+
+@router.post("/deployments/{deployment_id:path}")
+async def change_deployment(
+    request: Request, call: Platform, deployment_id: DeploymentId, body: DeploymentChange
+) -> DeploymentObject:
+    """Give a server another share, or drain it: no more calls, streams go on to their end."""
+    require_platform(call)
+    services: Services = request.app.state.services
+    changed = await services.fleet.change(deployment_id, body.weight, body.draining)
+    return _shown(services, changed)
+
+
+@router.delete("/deployments/{deployment_id:path}", status_code=204)
+async def remove_deployment(request: Request, call: Platform, deployment_id: DeploymentId) -> None:
+    """Forget a server; the streams that it is in go on to their end."""
+    require_platform(call)
+    services: Services = request.app.state.services
+    await services.fleet.remove(deployment_id)

@@ -1,0 +1,165 @@
+"""One model server: its health, what it has to do, and a breaker that heals by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from app.llm.upstream import ChatStream, Upstream
+from app.llm.upstream_errors import UpstreamUnavailable
+
+log = logging.getLogger(__name__)
+
+_FAILURES_TO_OPEN = 3
+_PROBE_FIRST_S, _PROBE_MOST_S = 0.25, 2.0
+_LOOK_EVERY_S = 5.0
+_LOOK_MOST_S = 1.0  # that a call waits to hear how a server is that has just failed
+_FULL = 0.95  # of the memory for keys and values; beyond, a server turns requests out of it
+
+
+class Deployment:
+    """A server of a model.
+
+    Args:
+        id: names it in the router and in audit records.
+        model: the name under which callers know what it serves.
+        served: the name under which the server knows it.
+        weight: its share of the calls, against the other servers of the model.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        model: str,
+        upstream: Upstream,
+        *,
+        served: str | None = None,
+        weight: float = 1.0,
+        draining: bool = False,
+    ) -> None:
+        self.id, self.model, self.upstream = id, model, upstream
+        self.served, self.weight, self.draining = served or model, weight, draining
+        self.up = False
+        self.outstanding = 0  # calls of this gateway that it is answering
+        self.idle = asyncio.Event()  # while there are none
+        self.idle.set()
+        self.foreign = 0  # requests beside ours that it told of when it was last looked at
+        self.waiting = 0  # requests in its queue then
+        self.cache_usage: float | None = None  # of its memory for keys and values, 0..1
+        self._failures = 0
+        self._wake = asyncio.Event()
+        self._looked = asyncio.Event()  # since the last failure
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def load(self) -> float:
+        """What it has to do, as the next call would find it, by its weight."""
+        return (self.outstanding + self.foreign + 1) / self.weight
+
+    @property
+    def full(self) -> bool:
+        """Whether it queues requests or is short of memory for them."""
+        return self.waiting > 0 or (self.cache_usage or 0.0) >= _FULL
+
+    def body(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The body as the server knows its model."""
+        return body if self.served == body["model"] else {**body, "model": self.served}
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """One more call, until the block ends."""
+        self._begun()
+        try:
+            yield
+        finally:
+            self._over()
+
+    def carry(self, stream: ChatStream) -> None:
+        """One more call, until the stream ends."""
+        self._begun()
+        stream.on_end = self._over
+
+    def _begun(self) -> None:
+        self.outstanding += 1
+        self.idle.clear()
+
+    def _over(self) -> None:
+        self.outstanding -= 1
+        if not self.outstanding:
+            self.idle.set()
+
+    async def start(self) -> None:
+        """Look once, then keep looking in the background."""
+        await self._look()
+        self._looked.set()
+        self._watch = asyncio.create_task(self._keep_looking())
+
+    async def stop(self) -> None:
+        """Stop looking and close the connections."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+        await self.upstream.close()
+
+    def succeed(self) -> None:
+        """Note that a call was answered."""
+        self._failures = 0
+
+    def fail(self, error: UpstreamUnavailable) -> None:
+        """Note a failed call: down at once when nothing answered, else after three in a row."""
+        self._failures += 1
+        if error.gone or self._failures >= _FAILURES_TO_OPEN:
+            self._set(False)
+            self._looked.clear()
+            self.look_again()
+
+    async def ready(self) -> bool:
+        """Whether the server can answer.
+
+        A broken connection alone does not tell whether its server died, so a call that comes
+        right after one waits until the server was looked at: milliseconds, a second at most.
+        """
+        if not self.up and not self._looked.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_MOST_S):
+                    await self._looked.wait()
+        return self.up
+
+    def look_again(self) -> None:
+        """Look at once instead of at the next turn."""
+        self._wake.set()
+
+    async def _look(self) -> bool:
+        """Ask how it is; False when it failed a call meanwhile, so that what was seen is old."""
+        up = await self.upstream.health()
+        told = await self.upstream.metrics() if up else {}
+        if self._wake.is_set():
+            return False
+        self.waiting = int(told.get("waiting", 0))
+        running = int(told.get("running", 0)) + self.waiting
+        self.foreign = max(0, running - self.outstanding)
+        self.cache_usage = told.get("cache_usage")
+        self._set(up)
+        return True
+
+    def _set(self, up: bool) -> None:
+        if up != self.up:
+            log.warning("model server %s of %s is %s", self.id, self.model, "up" if up else "down")
+        self.up = up
+        self._failures = 0
+
+    async def _keep_looking(self) -> None:
+        pause = _PROBE_FIRST_S
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_EVERY_S if self.up else pause):
+                    await self._wake.wait()
+                    pause = _PROBE_FIRST_S
+            self._wake.clear()
+            if await self._look():
+                self._looked.set()
+            pause = _PROBE_FIRST_S if self.up else min(2 * pause, _PROBE_MOST_S)

@@ -1,0 +1,226 @@
+"""Which model servers there are: changed while the gateway runs, kept in the database."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, insert, select
+from yarl import URL
+
+from app.errors import BadRequest, Conflict, NotFound
+from app.ids import new_id
+from app.llm.deployment import Deployment
+from app.llm.router import Router
+from app.llm.upstream import Upstream
+from app.store.db import Database
+from app.store.models import deployments, model_fallbacks
+
+KEY_NAME = re.compile(r"OSTIARY_MODEL_KEY_[A-Z0-9_]{1,100}")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A server as it is kept. ``url`` is None where the settings name it."""
+
+    id: str
+    model: str
+    url: str | None
+    served: str | None
+    api_key_env: str | None
+    weight: float
+    draining: bool
+    created_at: float
+
+
+class Fleet:
+    """Keeps the router in step with the database, from which other gateways read too.
+
+    Args:
+        taken: names of models that are none of the router's.
+        timeout_s: the longest silence of a server.
+    """
+
+    def __init__(
+        self, db: Database, router: Router, taken: Callable[[], Sequence[str]], timeout_s: float
+    ) -> None:
+        self._db, self._router, self._taken = db, router, taken
+        self._timeout_s = timeout_s
+        self._known: dict[str, Row] = {}  # those in the router that the settings do not name
+        self._changing = asyncio.Lock()
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    async def add(
+        self,
+        model: str,
+        url: str,
+        *,
+        served: str | None = None,
+        api_key_env: str | None = None,
+        weight: float = 1.0,
+    ) -> Deployment:
+        """Take a server in; durable and used on return, once it is well.
+
+        Raises:
+            BadRequest: the address is none, or the key's variable is not set.
+            Conflict: the name is that of an embedding model or a ranker.
+        """
+        if model in self._taken():
+            raise Conflict(
+                f"'{model}' is served already, and not by a model server. Choose another name.",
+                param="model",
+            )
+        _require_address(url)
+        _key(api_key_env)
+        row = Row(new_id("dep_"), model, url, served, api_key_env, weight, False, time.time())
+        async with self._db.write() as connection:
+            values = {name: getattr(row, name) for name in Row.__slots__}
+            await connection.execute(insert(deployments).values(**values))
+        await self.sync()
+        return self._find(row.id)
+
+    async def change(
+        self, deployment_id: str, weight: float | None, draining: bool | None
+    ) -> Deployment:
+        """Give a server another share of the calls, or send it no more of them.
+
+        Raises:
+            NotFound: there is no such server.
+        """
+        found = self._find(deployment_id)
+        values: dict[str, Any] = {"weight": found.weight, "draining": found.draining}
+        values |= {} if weight is None else {"weight": weight}
+        values |= {} if draining is None else {"draining": draining}
+        row = {"id": found.id, "model": found.model, "created_at": time.time(), **values}
+        async with self._db.write() as connection:
+            await connection.execute(
+                self._db.insert(deployments)
+                .values(**row)
+                .on_conflict_do_update(index_elements=["id"], set_=values)
+            )
+        await self.sync()
+        return self._find(deployment_id)
+
+    async def remove(self, deployment_id: str) -> None:
+        """Forget a server; the streams that it is in go on to their end.
+
+        Raises:
+            NotFound: there is no such server.
+            Conflict: the settings name it.
+        """
+        self._find(deployment_id)
+        if deployment_id not in self._known:
+            raise Conflict(
+                "This server is named by the settings. Drain it, or change the settings and "
+                "start again."
+            )
+        async with self._db.write() as connection:
+            await connection.execute(delete(deployments).where(deployments.c.id == deployment_id))
+        await self.sync()
+
+    async def set_fallbacks(self, model: str, fallbacks: list[str]) -> None:
+        """Name the models that answer, in this order, when no server of the model can.
+
+        Raises:
+            NotFound: one of the names is no model of the router.
+            BadRequest: a model stands in for itself.
+        """
+        for name in (model, *fallbacks):
+            self._router.available(name)
+        if model in fallbacks:
+            raise BadRequest("A model cannot answer for itself.", param="fallbacks")
+        async with self._db.write() as connection:
+            await connection.execute(
+                self._db.insert(model_fallbacks)
+                .values(model=model, fallbacks=fallbacks)
+                .on_conflict_do_update(index_elements=["model"], set_={"fallbacks": fallbacks})
+            )
+        await self.sync()
+
+    def _find(self, deployment_id: str) -> Deployment:
+        for found in self._router.deployments():
+            if found.id == deployment_id:
+                return found
+        raise NotFound("deployment", deployment_id, remedy="GET /v1/admin/models lists them.")
+
+    def of_settings(self, deployment_id: str) -> bool:
+        """Whether the settings name the server."""
+        return deployment_id not in self._known
+
+    async def sync(self) -> None:
+        """Bring the router in step with what is kept; called again and again."""
+        async with self._changing:
+            rows = {r["id"]: Row(**r) for r in await self._db.rows(select(deployments))}
+            for gone in self._known.keys() - rows.keys():
+                del self._known[gone]
+                leaving = asyncio.create_task(self._router.remove(gone))
+                self._leaving.add(leaving)
+                leaving.add_done_callback(self._leaving.discard)
+            for row in rows.values():
+                if row.url is not None and row.id not in self._known:
+                    self._known[row.id] = row
+                    await self._router.add(self._made(row, row.url))
+            for found in self._router.deployments():
+                kept = rows.get(found.id)
+                if kept is not None:
+                    found.weight, found.draining = kept.weight, kept.draining
+            for entry in await self._db.rows(select(model_fallbacks)):
+                self._router.set_fallbacks(entry["model"], entry["fallbacks"])
+
+    def _made(self, row: Row, url: str) -> Deployment:
+        upstream = Upstream(url, _key(row.api_key_env), timeout_s=self._timeout_s)
+        return Deployment(
+            row.id,
+            row.model,
+            upstream,
+            served=row.served,
+            weight=row.weight,
+            draining=row.draining,
+        )
+
+    async def close(self) -> None:
+        """Wait for no stream any more."""
+        for leaving in self._leaving:
+            leaving.cancel()
+
+
+def _key(name: str | None) -> str | None:
+    """The bearer key in an environment variable; keys are not kept in the database.
+
+    Raises:
+        BadRequest: the variable may not be used, or is not set.
+    """
+    if name is None:
+        return None
+    if not KEY_NAME.fullmatch(name):
+        raise BadRequest(
+            "The key's variable is called OSTIARY_MODEL_KEY_…, so that no other secret of the "
+            "gateway can be sent to a server.",
+            param="api_key_env",
+        )
+    found = os.environ.get(name)
+    if not found:
+        raise BadRequest(
+            f"The gateway has no environment variable {name}. Set it and start again.",
+            param="api_key_env",
+        )
+    return found
+
+
+def _require_address(url: str) -> None:
+    try:
+        found = URL(url)
+        good = found.scheme in ("http", "https") and bool(found.host)
+    except ValueError:
+        good = False
+    if not good or found.user or found.password or found.query_string or found.fragment:
+        raise BadRequest(
+            "url is the address of a server, as http://10.0.0.5:8000/v1, without user, password "
+            "and parameters.",
+            param="url",
+        )
