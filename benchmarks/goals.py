@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import answers, embedding, gateway, pipeline, quality, retrieval, rig, start
+from benchmarks import answers, embedding, gateway, pipeline, quality, retrieval, rig, start, vllm
 from benchmarks.retrieval_gateway import ROUNDS
 from benchmarks.retrieval_peers import at_recall
 from benchmarks.retrieval_report import verdicts
@@ -78,6 +78,23 @@ def streams(short: bool) -> dict[str, Any]:
     runs = min(plan.rounds, plan.open_rounds)
     judged: dict[str, Any] = _summed_up("G3", result, peers, runs)
     return judged
+
+
+def through_vllm(short: bool) -> dict[str, Any]:
+    """G4: tokens a second of real vLLM through the gateway, against direct calls."""
+    result = vllm.run(3 if short else 5, ("rate",))
+    rig.write_json("G4", result)
+    return {
+        "goal": "G4",
+        "value": result["value"],
+        "target": [vllm.GOAL] * len(result["value"]),
+        "unit": [f"share of direct tokens/s, {n} streams" for n in vllm.STREAMS],
+        "holds": result["holds"],
+        "peers": {n: r["direct"]["tokens_s"] for n, r in result["rate"].items()},
+        "runs": result["rounds"],
+        "machine": result["machine"],
+        "versions": result["versions"],
+    }
 
 
 def starting(short: bool) -> dict[str, Any]:
@@ -202,6 +219,7 @@ GOALS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "G1": throughput,
     "G2": latency,
     "G3": streams,
+    "G4": through_vllm,
     "G5": added_by_search,
     "G6": whole_search,
     "G7": bytes_a_vector,

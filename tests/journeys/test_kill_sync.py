@@ -21,7 +21,7 @@ from tests.api.access_house import Caller
 from tests.conftest import Gateway, wait_for
 
 pytestmark = pytest.mark.slow
-DOCUMENTS, KILLS = 60, 6
+DOCUMENTS, KILLS = 60, 4
 
 
 class Folder:
