@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -24,9 +25,11 @@ from app.store.jobs import Job, Jobs
 from app.store.models import batch_lines, batches
 from app.store.paging import Page, page_of
 
+log = logging.getLogger("ostiary.batches")
 KIND = "batch"
 WINDOW_S = 24 * 3600.0
 BATCHES_AT_ONCE = 4
+READ_AT_ONCE = 500  # results
 LOOK_S = 0.5  # between looks whether a batch was cancelled
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 # what a later try may turn: the limits, and a part of the gateway that is down
@@ -272,14 +275,17 @@ class Batches:
     async def _watch(self, run: _Run) -> None:
         """Stop a run that was cancelled, is out of time, or whose caller is no longer let in."""
         while not run.stop.is_set():
-            status = (await self._load(run.batch.id)).status
             try:
+                status = (await self._load(run.batch.id)).status
                 await self._still_valid(run.principal)
             except OstiaryError as error:
                 run.refused = error
-            out = time.time() >= run.batch.expires_at
-            if status != "in_progress" or out or run.refused is not None:
                 run.stop.set()
+            except Exception:
+                log.exception("batch %s could not be looked at", run.batch.id)
+            else:
+                if status != "in_progress" or time.time() >= run.batch.expires_at:
+                    run.stop.set()
             await asyncio.sleep(LOOK_S)
 
     async def _work(self, run: _Run, lines: Iterator[Line | Fault], done: set[int]) -> None:
@@ -301,7 +307,7 @@ class Batches:
             if not _may_turn(answer):
                 await self._keep(batch, line, answer)
                 return
-            wait = float(answer.headers.get("retry-after") or pause)
+            wait = _seconds(answer.headers.get("retry-after"), pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
             try:
                 async with asyncio.timeout(min(max(wait, FIRST_PAUSE_S), LONGEST_PAUSE_S)):
@@ -385,18 +391,20 @@ class Batches:
         return never
 
     async def _collect(self, batch: Batch, out: IO[bytes], *, succeeded: bool, late: str) -> int:
-        query = (
-            select(batch_lines.c.line, batch_lines.c.succeeded, batch_lines.c.result)
-            .where(batch_lines.c.batch_id == batch.id)
+        done, last = set[int](), 0
+        while rows := await self._db.rows(
+            select(batch_lines)
+            .where(batch_lines.c.batch_id == batch.id, batch_lines.c.line > last)
             .order_by(batch_lines.c.line)
-        )
-        rows = await self._db.rows(query)
-        for row in rows:
-            if bool(row["succeeded"]) is succeeded:
-                out.write(row["result"].encode() + b"\n")
+            .limit(READ_AT_ONCE)
+        ):
+            last = int(rows[-1]["line"])
+            done.update(int(row["line"]) for row in rows)
+            chosen = [r["result"] for r in rows if bool(r["succeeded"]) is succeeded]
+            out.write("".join(f"{line}\n" for line in chosen).encode())
         if late != "expired":
             return 0
-        done, never = {int(row["line"]) for row in rows}, 0
+        never = 0
         error = {
             "code": "batch_expired",
             "message": "The line was not asked before the completion window ended.",
@@ -436,6 +444,11 @@ class _Run:
 
 def _job_of(batch_id: str) -> str:
     return f"job_{batch_id}"
+
+
+def _seconds(told: str | None, otherwise: float) -> float:
+    """What ``retry-after`` tells in seconds; a model server may tell a date instead."""
+    return float(told) if told is not None and told.isdigit() else otherwise
 
 
 def _may_turn(answer: Answer) -> bool:

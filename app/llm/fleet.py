@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import time
@@ -21,6 +22,7 @@ from app.llm.upstream import Upstream
 from app.store.db import Database
 from app.store.models import deployments, model_fallbacks
 
+log = logging.getLogger(__name__)
 KEY_NAME = re.compile(r"OSTIARY_MODEL_KEY_[A-Z0-9_]{1,100}")
 
 
@@ -163,8 +165,7 @@ class Fleet:
                 leaving.add_done_callback(self._leaving.discard)
             for row in rows.values():
                 if row.url is not None and row.id not in self._known:
-                    self._known[row.id] = row
-                    await self._router.add(self._made(row, row.url))
+                    await self._take(row, row.url)
             for found in self._router.deployments():
                 kept = rows.get(found.id)
                 if kept is not None:
@@ -172,16 +173,22 @@ class Fleet:
             for entry in await self._db.rows(select(model_fallbacks)):
                 self._router.set_fallbacks(entry["model"], entry["fallbacks"])
 
-    def _made(self, row: Row, url: str) -> Deployment:
-        upstream = Upstream(url, _key(row.api_key_env), timeout_s=self._timeout_s)
-        return Deployment(
+    async def _take(self, row: Row, url: str) -> None:
+        try:
+            key = _key(row.api_key_env)
+        except BadRequest:  # set where it was added, but not for this gateway
+            log.error("model server %s is left out: %s is not set", row.id, row.api_key_env)
+            return
+        self._known[row.id] = row
+        made = Deployment(
             row.id,
             row.model,
-            upstream,
+            Upstream(url, key, timeout_s=self._timeout_s),
             served=row.served,
             weight=row.weight,
             draining=row.draining,
         )
+        await self._router.add(made)
 
     async def close(self) -> None:
         """Wait for no stream any more."""

@@ -128,8 +128,10 @@ class Router:
             if not served.deployments:
                 del self._models[served.name]
             gone.draining = True
-            await gone.idle.wait()
-            await gone.stop()
+            try:
+                await gone.idle.wait()
+            finally:
+                await gone.stop()
 
     def available(self, model: str) -> bool:
         """Return whether `model` can answer now; raises NotFound for an unknown name."""

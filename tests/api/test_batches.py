@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +277,24 @@ async def test_a_batch_is_its_owners_and_needs_the_scope_of_its_lines(setup: Gov
         assert batch.id not in [b.id async for b in stranger.batches.list()]
         assert [b.id async for b in client.batches.list()] == [batch.id]
     assert batch.id in [b.id async for b in setup.client.batches.list(limit=2)]
+
+
+async def test_batches_and_servers_are_kept_in_postgresql_too(
+    tmp_path: Path, new_postgres_url: Callable[[], str]
+) -> None:
+    async with governed(tmp_path, OSTIARY_DATABASE_URL=new_postgres_url()) as house:
+        house.model.says("Three words here.")
+        lines = [chat_line("good"), chat_line("bad", model="nope")]
+        batch = await ended(house.client, await begin(house.client, lines))
+        assert batch.status == "completed" and batch.request_counts is not None
+        assert (batch.request_counts.completed, batch.request_counts.failed) == (1, 1)
+        assert set(await lines_of(house.client, batch.output_file_id)) == {"good"}
+        server = "/v1/admin/deployments/m"
+        for weight in (2.0, 3.0):
+            status, changed, _ = await asyncio.to_thread(
+                send, house.gateway, "POST", server, {"weight": weight}
+            )
+            assert (status, changed["weight"]) == (200, weight)
 
 
 @pytest.mark.slow
