@@ -59,4 +59,4 @@ lock: ## Write constraints.txt from what is installed (after changing dependenci
 
 clean: ## Stop the gateway; remove environments and data
 	-@$(BIN)/ostiary down
-	rm -rf .venv .vllm .milvus ostiary-data build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .vllm .milvus .node ostiary-data build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

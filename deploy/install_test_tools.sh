@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the tests start beside Python packages: PostgreSQL, Redis, Chromium.
+# Installs what the tests start beside Python packages: PostgreSQL, Redis, Chromium, Node.js.
 # As root on Debian it installs them; elsewhere it names what is missing and goes on
 # (the tests that need it then say so; with CI=true they fail).
 set -eu
@@ -8,12 +8,22 @@ ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/n
 command -v redis-server >/dev/null || missing="$missing redis-server"
 command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing="$missing chromium"
 command -v wrk >/dev/null || missing="$missing wrk"
-[ -z "$missing" ] && exit 0
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
-    # shellcheck disable=SC2086
-    apt-get install -y -qq --no-install-recommends $missing >/dev/null
-else
-    echo "Some tests need:$missing (on Debian: sudo apt-get install$missing)" >&2
+command -v npm >/dev/null || missing="$missing nodejs npm"
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update -qq
+        # shellcheck disable=SC2086
+        apt-get install -y -qq --no-install-recommends $missing >/dev/null
+    else
+        echo "Some tests need:$missing (on Debian: sudo apt-get install$missing)" >&2
+    fi
+fi
+
+# OpenAI's SDK for Node.js, as applications use it; of this version.
+node_sdk=7.57.0
+if command -v npm >/dev/null && [ ! -d ".node/node_modules/openai" ]; then
+    npm install --prefix .node --no-save --no-audit --no-fund --loglevel=error \
+        "openai@$node_sdk" >/dev/null ||
+        echo "The Node.js SDK could not be installed; its test needs npm's registry." >&2
 fi

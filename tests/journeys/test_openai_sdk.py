@@ -38,7 +38,7 @@ def store_id(client: OpenAI) -> str:
 
 def test_models_are_listed(client: OpenAI) -> None:
     names = [m.id for m in client.models.list()]
-    assert names == ["stub", "bge-small-en"]
+    assert names == ["stub", "bge-small-en", "cross-encoder", "late-interaction"]
     assert client.models.retrieve("stub").id == "stub"
 
 
