@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from app.evaluation import load_questions
 from app.retrieval.parsing import parse
 from app.retrieval.quality.judged import load
 from app.retrieval.quality.matching import words
@@ -60,6 +61,18 @@ def test_a_set_has_150_questions_of_three_kinds(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_set_has_25_questions_that_are_to_be_declined(name: str) -> None:
+    asked = [item for item in lines(name) if item.get("answerable") is False]
+    assert len({words(item["question"]) for item in asked}) == 25
+    assert all(item["judged"] == [] and item["kind"] == "unanswerable" for item in asked)
+    found = load_questions(SHIPPED / f"{name}.jsonl")
+    assert sum(not q.answerable for q in found) == 25
+    assert (
+        sum(q.answerable for q in found) == sum(i["kind"] != "identifier" for i in lines(name)) - 25
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_quote_is_in_its_document(name: str, documents: Documents) -> None:
     paths = documents(name)
 
@@ -80,7 +93,7 @@ def test_every_quote_is_in_its_document(name: str, documents: Documents) -> None
 def test_no_question_is_a_sentence_of_its_document(name: str, documents: Documents) -> None:
     paths = documents(name)
     for item in lines(name):
-        if item["kind"] == "identifier" or len(item["question"].split()) < 4:
+        if item["kind"] in ("identifier", "unanswerable") or len(item["question"].split()) < 4:
             continue  # a name stands there as it is
         file = item["judged"][0]["file"]
         text = words(paths[file].read_text(encoding="utf-8"))
