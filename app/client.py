@@ -71,6 +71,12 @@ class Client:
                 return None
             after = {"after": page["last_id"]}
 
+    async def store_id(self, id_or_name: str) -> str | None:
+        """The id itself (``vs_…``), or that of the store of this name; None where none is."""
+        if id_or_name.startswith("vs_"):
+            return id_or_name
+        return await self.find_store(id_or_name)
+
     async def ensure_store(self, name: str) -> tuple[str, bool]:
         """Return the id of the vector store called ``name`` and whether it was made now."""
         found = await self.find_store(name)

@@ -284,7 +284,7 @@ async def run(
     """
     questions = load_questions(find_judged(judged))
     async with client:
-        store_id = store if store.startswith("vs_") else await client.find_store(store)
+        store_id = await client.store_id(store)
         held = store_id and await client.call("GET", f"v1/vector_stores/{store_id}")
         if not held or not held["file_counts"]["completed"]:
             remedy = "Run `ostiary up` for the sample knowledge base, or ingest files into it."

@@ -121,7 +121,7 @@ async def _on_ostiary_error(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-_FROM = (("body",), ("query",), ("path",), ("header",))  # where a field was sent
+_SENT_IN = ("body", "query", "path", "header")  # how the place of a field begins
 
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -129,7 +129,7 @@ async def _on_validation_error(request: Request, error: Exception) -> JSONRespon
     assert isinstance(error, RequestValidationError)
     first: dict[str, Any] = dict(error.errors()[0])
     loc = first["loc"]
-    where = ".".join(str(p) for p in (loc[1:] if loc[:1] in _FROM else loc))
+    where = ".".join(str(p) for p in (loc[1:] if loc[0] in _SENT_IN else loc))
     if first["type"] == "json_invalid":
         message, where = "The body is not valid JSON. Send one JSON object.", ""
     elif first["type"] == "union_tag_invalid":  # pydantic's message repeats the value

@@ -184,7 +184,7 @@ async def run(
             say(f"  {done} of {len(queries)}")
 
     async with client:
-        store_id = store if store.startswith("vs_") else await client.find_store(store)
+        store_id = await client.store_id(store)
         if store_id is None:
             raise NotFound("vector store", store, remedy="Ingest files into it first.")
         measured = await measure(client, store_id, queries, configurations, progress)

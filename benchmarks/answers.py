@@ -24,11 +24,10 @@ from typing import Any
 from app.client import Client
 from app.evaluation import Report, ask_all, load_questions, score
 from app.llm.server import find_python
-from app.samples import cwe_list, django_docs, postgresql_docs
 from app.samples.django_docs import SamplesUnavailable
 from app.settings import Settings
 from benchmarks import rig
-from benchmarks.collections import JUDGED
+from benchmarks.collections import JUDGED, files_of
 from benchmarks.report import table
 
 SETS = ("django", "cwe", "postgresql")
@@ -41,18 +40,6 @@ JUDGED_BY = (
 )
 READY_S = 600.0
 SENT_AT_ONCE = 8
-
-
-def documents(name: str, folder: Path) -> list[tuple[Path, str]]:
-    """The files of a judged set and the names under which its judgements know them.
-
-    Raises:
-        SamplesUnavailable: they cannot be had here.
-    """
-    if name == "django":
-        return [(p, django_docs.relative_name(p)) for p in django_docs.fetch(folder)]
-    pages = cwe_list.fetch(folder) if name == "cwe" else postgresql_docs.fetch(folder)
-    return [(p, p.name) for p in pages]
 
 
 def until_model_ready(url: str) -> None:
@@ -120,7 +107,7 @@ def run(
             for name in sets:
                 began = time.perf_counter()
                 try:
-                    pages = documents(name, folder / "documents")
+                    pages = files_of(name, folder / "documents")
                 except SamplesUnavailable as why:
                     result["left_out"][name] = str(why)
                     say(f"{name}: left out. {why}")

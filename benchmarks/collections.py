@@ -109,7 +109,12 @@ class Cache:
         return np.stack([rows[key] for key in keys])
 
 
-def _files_of(name: str, folder: Path) -> list[tuple[Path, str]]:
+def files_of(name: str, folder: Path) -> list[tuple[Path, str]]:
+    """The documents of a judged set, and the names under which its judgements know them.
+
+    Raises:
+        SamplesUnavailable: they cannot be had here.
+    """
     if name == "django":
         return [(p, django_docs.relative_name(p)) for p in django_docs.fetch(folder)]
     fetch = {"cwe": cwe_list.fetch, "postgresql": postgresql_docs.fetch}[name]
@@ -122,7 +127,7 @@ def _read(name: str, embedder: OnnxEmbedder) -> tuple[list[Piece], list[JudgedQu
         found = [d for d in load_documents(CRANFIELD) if (d.title + d.text).strip()]
         pieces = [Piece(f"{d.id}.txt", d.title or None, d.text or d.title) for d in found]
         return pieces, load(CRANFIELD), len(pieces)
-    files = _files_of(name, CACHE / "documents")
+    files = files_of(name, CACHE / "documents")
     pieces = [
         Piece(filename, c.section, c.text)
         for path, filename in files

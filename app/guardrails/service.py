@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 
 from app.errors import GuardrailViolation, OstiaryError, Unavailable
 from app.gateway.call import Call, Direction
@@ -36,15 +37,12 @@ class Guardrails:
             GuardrailViolation: the policy blocks what was found.
             Unavailable: the guardrails cannot work, so nothing passes.
         """
-        try:
+        watched = self.policy.watched(direction)
+        with _failing_closed():
             if not self.policy.needs_ner(direction) and _light(texts):
-                found = self._detect(texts, direction)
+                found = self._detect(texts, watched)
             else:
-                found = await self._pool.run(self._detect, texts, direction)
-        except OstiaryError:
-            raise
-        except Exception as error:
-            raise self._broken(error) from error
+                found = await self._pool.run(self._detect, texts, watched)
         passed = self._apply(call, texts, found, direction)
         if self._keep:
             call.bodies[direction] = call.bodies.get(direction, "") + "\n".join(passed)
@@ -59,12 +57,8 @@ class Guardrails:
         call.mark_screened("output")
 
         def screen(text: str) -> str:
-            try:
-                found = self._detect([text], "output")
-            except OstiaryError:
-                raise
-            except Exception as error:
-                raise self._broken(error) from error
+            with _failing_closed():
+                found = self._detect([text], self.policy.watched("output"))
             passed = self._apply(call, [text], found, "output")[0]
             if self._keep:
                 call.bodies["output"] = call.bodies.get("output", "") + passed
@@ -84,8 +78,7 @@ class Guardrails:
             return await self._pool.run(screen.finish)
         return screen.finish()
 
-    def _detect(self, texts: Sequence[str], direction: Direction) -> list[list[Finding]]:
-        watched = self.policy.watched(direction)
+    def _detect(self, texts: Sequence[str], watched: Set[str]) -> list[list[Finding]]:
         return [self._detector.detect(t, watched, self.policy.threshold) for t in texts]
 
     def _apply(
@@ -109,14 +102,6 @@ class Guardrails:
             raise GuardrailViolation(self.policy.name, direction, blocked)
         return [mask(t, f) for t, f in zip(texts, found, strict=True)]
 
-    def _broken(self, error: Exception) -> Unavailable:
-        log.error("guardrails failed: %s", type(error).__name__)
-        return Unavailable(
-            "The guardrails cannot work at the moment, so the call was refused. Try again; if "
-            "it keeps failing, tell the operator.",
-            code="guardrail_unavailable",
-        )
-
     async def judge(self, call: Call, texts: Sequence[str]) -> list[list[Finding]]:
         """What the policy in force would act on, in either direction; nothing is changed.
 
@@ -124,16 +109,8 @@ class Guardrails:
             Unavailable: the guardrails cannot work.
         """
         watched = self.policy.watched("input") | self.policy.watched("output")
-
-        def detect() -> list[list[Finding]]:
-            return [self._detector.detect(t, watched, self.policy.threshold) for t in texts]
-
-        try:
-            found = await self._pool.run(detect)
-        except OstiaryError:
-            raise
-        except Exception as error:
-            raise self._broken(error) from error
+        with _failing_closed():
+            found = await self._pool.run(self._detect, texts, watched)
         call.mark_screened("input")
         for entity, count in Counter(f.entity for part in found for f in part).items():
             call.record_finding(entity, "flag", count, "input")
@@ -148,16 +125,28 @@ class Guardrails:
     ) -> list[Finding]:
         """Findings in a text, as Presidio's analyzer gives them; nothing is masked."""
         wanted = set(entities) if entities is not None else PATTERN_ENTITIES | NER_ENTITIES
-        try:
+        with _failing_closed():
             found = await self._pool.run(
                 self._detector.detect, text, wanted, lambda _: score_threshold
             )
-        except OstiaryError:
-            raise
-        except Exception as error:
-            raise self._broken(error) from error
         call.mark_screened("input")
         return found
+
+
+@contextmanager
+def _failing_closed() -> Iterator[None]:
+    """Refuse the call when the block fails in a way that was not meant for the caller."""
+    try:
+        yield
+    except OstiaryError:
+        raise
+    except Exception as error:
+        log.error("guardrails failed: %s", type(error).__name__)
+        raise Unavailable(
+            "The guardrails cannot work at the moment, so the call was refused. Try again; if "
+            "it keeps failing, tell the operator.",
+            code="guardrail_unavailable",
+        ) from error
 
 
 def _light(texts: Sequence[str]) -> bool:

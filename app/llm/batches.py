@@ -7,8 +7,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import IO, Any
 
 import orjson
@@ -20,6 +19,7 @@ from app.gateway.inside import Answer, Inside
 from app.ids import new_id
 from app.llm.batch_lines import ENDPOINTS, Fault, Line, faults_of, read, result
 from app.retrieval.files import FileService
+from app.retrieval.ingestion import Govern
 from app.store.db import Database
 from app.store.jobs import Job, Jobs
 from app.store.models import batch_lines, batches
@@ -34,15 +34,9 @@ LOOK_S = 0.5  # between looks whether a batch was cancelled
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 # what a later try may turn: the limits, and a part of the gateway that is down
 AGAIN = frozenset({429, 502, 503, 504})
+UNDER_WAY = ("validating", "in_progress", "finalizing", "cancelling")
 OVER = ("completed", "failed", "expired", "cancelled")
-STAMPS = {
-    "in_progress": "in_progress_at",
-    "finalizing": "finalizing_at",
-    "cancelling": "cancelling_at",
-    **{status: f"{status}_at" for status in OVER},
-}
 
-Govern = Callable[[str, str, Principal], AbstractAsyncContextManager[Call]]
 StillValid = Callable[[Principal], Awaitable[None]]
 
 
@@ -73,6 +67,11 @@ class Batch:
     expired_at: float | None = None
     cancelling_at: float | None = None
     cancelled_at: float | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen to it: its files are there."""
+        return self.status in OVER
 
 
 class Batches:
@@ -136,8 +135,7 @@ class Batches:
             now + WINDOW_S,
         )
         async with self._db.write() as connection:
-            values = {c.name: getattr(batch, c.name) for c in batches.columns}
-            await connection.execute(insert(batches).values(**values))
+            await connection.execute(insert(batches).values(asdict(batch)))
         await self._jobs.submit(call.tenant_id, KIND, {"batch_id": batch.id}, _job_of(batch.id))
         return batch
 
@@ -158,19 +156,10 @@ class Batches:
             raise NotFound("batch", batch_id)
         return await self._counted(Batch(**found))
 
-    async def page(
-        self, call: Call, *, limit: int, after: str | None, before: str | None = None
-    ) -> Page[Batch]:
+    async def page(self, call: Call, *, limit: int, after: str | None) -> Page[Batch]:
         """One page of the caller's batches, newest first."""
-        found = await page_of(
-            self._db,
-            self._of(call),
-            batches.c.id,
-            limit=limit,
-            order="desc",
-            after=after,
-            before=before,
-        )
+        query = self._of(call)
+        found = await page_of(self._db, query, batches.c.id, limit=limit, order="desc", after=after)
         return Page([await self._counted(Batch(**row)) for row in found.rows], found.has_more)
 
     async def cancel(self, call: Call, batch_id: str) -> Batch:
@@ -193,11 +182,10 @@ class Batches:
         return query if who.sees_all else query.where(batches.c.owner == who.owner)
 
     async def _counted(self, batch: Batch) -> Batch:
-        if batch.status in OVER:
+        if batch.over:
             return batch
         counts = await self._counts(batch.id)
-        values = {c.name: getattr(batch, c.name) for c in batches.columns}
-        return Batch(**{**values, "completed": counts[True], "failed": counts[False]})
+        return replace(batch, completed=counts[True], failed=counts[False])
 
     async def _counts(self, batch_id: str) -> dict[bool, int]:
         query = (
@@ -216,15 +204,25 @@ class Batches:
             raise NotFound("batch", batch_id)
         return Batch(**row)
 
-    async def _move(self, batch_id: str, status: str, from_: Sequence[str], **values: Any) -> bool:
+    async def _move(
+        self,
+        batch_id: str,
+        status: str,
+        from_: Sequence[str],
+        *,
+        forget_lines: bool = False,
+        **values: Any,
+    ) -> bool:
         """Change the status, if it is one of ``from_`` still."""
-        values = {"status": status, STAMPS[status]: time.time(), **values}
         async with self._db.write() as connection:
             moved = await connection.execute(
                 update(batches)
                 .where(batches.c.id == batch_id, batches.c.status.in_(from_))
-                .values(**values)
+                .values({"status": status, f"{status}_at": time.time(), **values})
             )
+            if forget_lines:
+                lines = delete(batch_lines).where(batch_lines.c.batch_id == batch_id)
+                await connection.execute(lines)
         return bool(moved.rowcount)
 
     async def _check(self, job: Job) -> None:
@@ -338,10 +336,10 @@ class Batches:
     async def _write(self, job: Job) -> None:
         """Make the files, then say that the batch is over."""
         batch = await self._load(job.args["batch_id"])
-        if batch.status in OVER:
+        if batch.over:
             return
-        final = await self._final(batch)
         counts = await self._counts(batch.id)
+        final = _final(batch, sum(counts.values()))
         if batch.output_file_id is None and batch.error_file_id is None:
             names = {
                 "output_file_id": new_id("file-") if counts[True] else None,
@@ -355,42 +353,32 @@ class Batches:
                     .values(**values, **names, finalizing_at=time.time())
                 )
             batch = await self._load(batch.id)
-        late = 0
-        if batch.output_file_id is not None:
-            await self._store(batch, batch.output_file_id, succeeded=True)
-        if batch.error_file_id is not None:
-            late = await self._store(batch, batch.error_file_id, succeeded=False, late=final)
-        failed = counts[False] + late
-        now = ("finalizing", "cancelling", "in_progress", "validating")
-        await self._move(batch.id, final, now, completed=counts[True], failed=failed)
-        async with self._db.write() as connection:
-            await connection.execute(delete(batch_lines).where(batch_lines.c.batch_id == batch.id))
+        never = 0
+        with tempfile.TemporaryFile() as good, tempfile.TemporaryFile() as bad:
+            done = await self._collect(batch, good, bad)
+            if final == "expired":
+                never = await self._never_asked(batch, bad, done)
+            if batch.output_file_id is not None:
+                await self._store(batch, batch.output_file_id, "output", good)
+            if batch.error_file_id is not None:
+                await self._store(batch, batch.error_file_id, "error", bad)
+        counted = {"completed": counts[True], "failed": counts[False] + never}
+        # the files hold what the lines were answered
+        await self._move(batch.id, final, UNDER_WAY, forget_lines=True, **counted)
 
-    async def _final(self, batch: Batch) -> str:
-        """The status that the batch will end with."""
-        if batch.status == "cancelling":
-            return "cancelled"
-        if batch.errors:
-            return "failed"  # its caller was no longer let in
-        counts = await self._counts(batch.id)
-        return "completed" if sum(counts.values()) >= batch.total else "expired"
+    async def _store(self, batch: Batch, file_id: str, what: str, content: IO[bytes]) -> None:
+        """Store an output or error file, unless it was stored before a crash."""
+        try:
+            await self._files.row(batch.tenant_id, file_id)
+        except NotFound:
+            assert self.govern is not None
+            principal, name = Principal.from_json(batch.principal), f"{batch.id}_{what}.jsonl"
+            async with self.govern("batch", f"job {KIND}", principal) as call:
+                call.lineage["batch"] = batch.id
+                await self._files.keep(call, name, "batch_output", content, file_id, batch.owner)
 
-    async def _store(self, batch: Batch, file_id: str, *, succeeded: bool, late: str = "") -> int:
-        """Store an output or error file, once; returns how many lines were never asked."""
-        principal = Principal.from_json(batch.principal)
-        name = f"{batch.id}_{'output' if succeeded else 'error'}.jsonl"
-        with tempfile.TemporaryFile() as out:
-            never = await self._collect(batch, out, succeeded=succeeded, late=late)
-            try:
-                await self._files.row(batch.tenant_id, file_id)
-            except NotFound:
-                assert self.govern is not None
-                async with self.govern("batch", f"job {KIND}", principal) as call:
-                    call.lineage["batch"] = batch.id
-                    await self._files.keep(call, name, "batch_output", out, file_id, batch.owner)
-        return never
-
-    async def _collect(self, batch: Batch, out: IO[bytes], *, succeeded: bool, late: str) -> int:
+    async def _collect(self, batch: Batch, good: IO[bytes], bad: IO[bytes]) -> set[int]:
+        """Write the results apart; returns the numbers of the lines that have one."""
         done, last = set[int](), 0
         while rows := await self._db.rows(
             select(batch_lines)
@@ -400,10 +388,12 @@ class Batches:
         ):
             last = int(rows[-1]["line"])
             done.update(int(row["line"]) for row in rows)
-            chosen = [r["result"] for r in rows if bool(r["succeeded"]) is succeeded]
-            out.write("".join(f"{line}\n" for line in chosen).encode())
-        if late != "expired":
-            return 0
+            for row in rows:
+                (good if row["succeeded"] else bad).write(f"{row['result']}\n".encode())
+        return done
+
+    async def _never_asked(self, batch: Batch, out: IO[bytes], done: set[int]) -> int:
+        """Tell of each line without a result that its time was over; returns how many."""
         never = 0
         error = {
             "code": "batch_expired",
@@ -419,13 +409,12 @@ class Batches:
     async def _ended(self, job: Job, status: str, message: str) -> None:
         """The job failed, or was cancelled as a job."""
         batch_id = job.args["batch_id"]
-        open_ = [s for s in STAMPS if s not in OVER] + ["validating"]
         errors = [Fault(None, f"job_{status}", message).as_dict()]
         counts = await self._counts(batch_id)
         await self._move(
             batch_id,
-            "cancelled" if status == "cancelled" else "failed",
-            open_,
+            status,
+            UNDER_WAY,
             errors=errors,
             completed=counts[True],
             failed=counts[False],
@@ -440,6 +429,15 @@ class _Run:
         self.stop = asyncio.Event()
         self.reading = asyncio.Lock()
         self.refused: OstiaryError | None = None
+
+
+def _final(batch: Batch, answered: int) -> str:
+    """The status that a batch ends with that was asked as far as it was to be."""
+    if batch.status == "cancelling":
+        return "cancelled"
+    if batch.errors:
+        return "failed"  # its caller was no longer let in
+    return "completed" if answered >= batch.total else "expired"
 
 
 def _job_of(batch_id: str) -> str:

@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import delete, insert, select
@@ -81,8 +81,7 @@ class Fleet:
         _key(api_key_env)
         row = Row(new_id("dep_"), model, url, served, api_key_env, weight, False, time.time())
         async with self._db.write() as connection:
-            values = {name: getattr(row, name) for name in Row.__slots__}
-            await connection.execute(insert(deployments).values(**values))
+            await connection.execute(insert(deployments).values(asdict(row)))
         await self.sync()
         return self._find(row.id)
 

@@ -17,6 +17,10 @@ from app.llm.openai_replies import ModelList as ModelList
 from app.llm.openai_replies import ResponseObject as ResponseObject
 from app.llm.openai_replies import Usage as Usage
 
+Temperature = Annotated[float | None, Field(strict=True, ge=0, le=2)]
+TopP = Annotated[float | None, Field(strict=True, ge=0, le=1)]
+Penalty = Annotated[float | None, Field(strict=True, ge=-2, le=2)]
+Choices = Annotated[int | None, Field(strict=True, ge=1, le=128)]
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
@@ -88,11 +92,11 @@ class ChatCompletionRequest(Body):
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, strict=True, ge=1)
     max_completion_tokens: int | None = Field(None, strict=True, ge=1)
-    temperature: float | None = Field(None, strict=True, ge=0, le=2)
-    top_p: float | None = Field(None, strict=True, ge=0, le=1)
-    frequency_penalty: float | None = Field(None, strict=True, ge=-2, le=2)
-    presence_penalty: float | None = Field(None, strict=True, ge=-2, le=2)
-    n: int | None = Field(None, strict=True, ge=1, le=128)
+    temperature: Temperature = None
+    top_p: TopP = None
+    frequency_penalty: Penalty = None
+    presence_penalty: Penalty = None
+    n: Choices = None
     stop: str | list[str] | None = None
     seed: int | None = Field(None, strict=True)
     user: str | None = None
@@ -120,11 +124,11 @@ class CompletionRequest(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, strict=True, ge=0)
-    temperature: float | None = Field(None, strict=True, ge=0, le=2)
-    top_p: float | None = Field(None, strict=True, ge=0, le=1)
-    frequency_penalty: float | None = Field(None, strict=True, ge=-2, le=2)
-    presence_penalty: float | None = Field(None, strict=True, ge=-2, le=2)
-    n: int | None = Field(None, strict=True, ge=1, le=128)
+    temperature: Temperature = None
+    top_p: TopP = None
+    frequency_penalty: Penalty = None
+    presence_penalty: Penalty = None
+    n: Choices = None
     stop: str | list[str] | None = None
     seed: int | None = Field(None, strict=True)
     echo: bool | None = None
@@ -264,8 +268,8 @@ class ResponsesRequest(Body):
     stream: bool | None = None
     include: list[str] | None = None
     max_output_tokens: int | None = Field(None, strict=True, ge=1)
-    temperature: float | None = Field(None, strict=True, ge=0, le=2)
-    top_p: float | None = Field(None, strict=True, ge=0, le=1)
+    temperature: Temperature = None
+    top_p: TopP = None
     previous_response_id: str | None = None
     metadata: dict[str, str] | None = Field(None, max_length=16)
     store: bool | None = None

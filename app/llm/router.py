@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from app.errors import NotFound, RateLimited
@@ -37,17 +37,19 @@ class Served:
         """Whether a server can answer now."""
         return any(d.up and not d.draining for d in self.deployments.values())
 
-    async def choose(self, blocks: list[bytes], tried: set[str]) -> Deployment | None:
-        """The server for a prompt among those not yet tried; None where none can answer."""
+    async def able(self, tried: Set[str] = frozenset()) -> list[Deployment]:
+        """The servers that can answer, of those not yet tried."""
         left = [d for d in self.deployments.values() if not d.draining and d.id not in tried]
-        able = [d for d in left if d.up]
-        if not able:  # one that has just failed may be well
-            found = await asyncio.gather(*(d.ready() for d in left))
-            able = [d for d, up in zip(left, found, strict=True) if up]
-        if not able:
-            return None
-        if len(able) == 1:
-            return able[0]
+        if up := [d for d in left if d.up]:
+            return up
+        found = await asyncio.gather(*(d.ready() for d in left))  # one that has just failed
+        return [d for d, well in zip(left, found, strict=True) if well]
+
+    async def choose(self, blocks: list[bytes], tried: Set[str]) -> Deployment | None:
+        """The server for a prompt among those not yet tried; None where none can answer."""
+        able = await self.able(tried)
+        if len(able) < 2:
+            return able[0] if able else None
         turn = next(self._turn)
         able = able[turn % len(able) :] + able[: turn % len(able)]  # equals take turns
         idlest = min(able, key=lambda d: d.load)
@@ -143,7 +145,7 @@ class Router:
         Waits for a look at a server that just failed. Raises NotFound for an unknown name.
         """
         for served in self._chain(model):
-            if await served.choose([], set()) is not None:
+            if await served.able():
                 return True
         return False
 
@@ -159,7 +161,7 @@ class Router:
 
         Raises NotFound (`model_not_found`), UpstreamUnavailable, or the server's own refusal.
         """
-        attempts = _Attempts(self, body, call)
+        attempts = _Attempts(self._chain(body["model"]), body, call)
         while True:
             served, found = await attempts.next()
             try:
@@ -181,7 +183,7 @@ class Router:
         Until then another server may take over. Raises as `send`, and UpstreamCut while it is
         iterated.
         """
-        attempts = _Attempts(self, body, call)
+        attempts = _Attempts(self._chain(body["model"]), body, call)
         while True:
             served, found = await attempts.next()
             try:
@@ -214,9 +216,9 @@ class Router:
 class _Attempts:
     """The servers that one call is sent to, until one answers."""
 
-    def __init__(self, router: Router, body: dict[str, Any], call: Call | None) -> None:
-        self._chain = router._chain(body["model"])
-        several = any(len(served.deployments) > 1 for served in self._chain)
+    def __init__(self, chain: list[Served], body: dict[str, Any], call: Call | None) -> None:
+        self._chain = chain
+        several = any(len(served.deployments) > 1 for served in chain)
         self._blocks = blocks_of(body) if several else []
         self._call, self._tried = call, set[str]()
         self._deadline = time.monotonic() + DEADLINE_S

@@ -64,11 +64,7 @@ def delta_text(chunk: dict[str, Any]) -> str:
 class ChatStream:
     """The chunks of one streamed reply; iterate to the end, or `aclose` to stop the model."""
 
-    def __init__(
-        self,
-        response: aiohttp.ClientResponse,
-        on_failure: Callable[[UpstreamUnavailable], None] | None = None,
-    ) -> None:
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
         self._first: dict[str, Any] | None = None
         self.model: str | None = None  # as the caller knows it; None: as the server does
@@ -77,7 +73,7 @@ class ChatStream:
         self._ready: deque[bytes] = deque()
         self._open: set[int] = set()
         self._finished = self._over = False
-        self.on_failure = on_failure
+        self.on_failure: Callable[[UpstreamUnavailable], None] | None = None
 
     def __del__(self) -> None:
         if not self._over:  # nobody came to read it
@@ -324,7 +320,8 @@ class Upstream:
     async def metrics(self, timeout_s: float = 2.0) -> dict[str, float]:
         """Return what vLLM tells of its load: `running`, `waiting`, `cache_usage` (0..1).
 
-        Empty for a server that tells nothing; several engines of one server are added up.
+        Empty for a server that tells nothing. Of several engines of one server the requests are
+        added up, and the fullest cache is told.
         """
         try:
             async with asyncio.timeout(timeout_s), self._client().get(self._metrics) as response:
@@ -339,7 +336,6 @@ class Upstream:
             key = _VLLM.get(name)
             if key is not None:
                 with contextlib.suppress(ValueError):
-                    value = float(line.rpartition(" ")[2])
-                    whole = max(found.get(key, 0.0), value)
-                    found[key] = whole if key == "cache_usage" else found.get(key, 0.0) + value
+                    value, before = float(line.rpartition(" ")[2]), found.get(key, 0.0)
+                    found[key] = max(before, value) if key == "cache_usage" else before + value
         return found

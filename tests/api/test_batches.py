@@ -43,12 +43,23 @@ async def begin(
     )
 
 
-async def ended(client: AsyncOpenAI, batch: Batch, timeout_s: float = 60) -> Batch:
+async def until(
+    client: AsyncOpenAI, batch: Batch, reached: Callable[[Batch], bool], timeout_s: float = 60
+) -> Batch:
+    """The batch as soon as something is true of it."""
     async with asyncio.timeout(timeout_s):
-        while batch.status not in OVER:
+        while not reached(batch):
             await asyncio.sleep(0.1)
             batch = await client.batches.retrieve(batch.id)
     return batch
+
+
+async def ended(client: AsyncOpenAI, batch: Batch, timeout_s: float = 60) -> Batch:
+    return await until(client, batch, lambda b: b.status in OVER, timeout_s)
+
+
+def has_answers(least: int) -> Callable[[Batch], bool]:
+    return lambda b: b.request_counts is not None and b.request_counts.completed >= least
 
 
 async def lines_of(client: AsyncOpenAI, file_id: str | None) -> dict[str, Any]:
@@ -192,7 +203,8 @@ async def test_a_model_that_is_down_is_waited_for(setup: Governed) -> None:
     port = int(setup.model.url.rsplit(":", 1)[1].split("/")[0])
     await setup.model.stop()
     batch = await begin(setup.client, [chat_line("patient")])
-    await asyncio.sleep(2)
+    await until(setup.client, batch, lambda b: b.status == "in_progress")
+    await asyncio.sleep(1.5)  # it has been tried meanwhile, and stays
     assert (await setup.client.batches.retrieve(batch.id)).status == "in_progress"
     await setup.model.start(port)
     batch = await ended(setup.client, batch)
@@ -204,10 +216,7 @@ async def test_a_cancelled_batch_keeps_what_was_answered(setup: Governed) -> Non
     setup.model.says("Slowly.")
     setup.model.wait_s = 0.2
     batch = await begin(setup.client, [chat_line(str(n)) for n in range(200)])
-    async with asyncio.timeout(30):
-        while not (batch.request_counts and batch.request_counts.completed >= 3):
-            await asyncio.sleep(0.1)
-            batch = await setup.client.batches.retrieve(batch.id)
+    batch = await until(setup.client, batch, has_answers(3))
     assert (await setup.client.batches.cancel(batch.id)).status == "cancelling"
     batch = await ended(setup.client, batch)
     assert batch.status == "cancelled" and batch.cancelled_at is not None
@@ -223,10 +232,7 @@ async def test_what_was_not_asked_in_time_is_told_line_by_line(setup: Governed) 
     setup.model.says("Slowly.")
     setup.model.wait_s = 0.2
     batch = await begin(setup.client, [chat_line(str(n)) for n in range(100)])
-    async with asyncio.timeout(30):
-        while not (batch.request_counts and batch.request_counts.completed):
-            await asyncio.sleep(0.1)
-            batch = await setup.client.batches.retrieve(batch.id)
+    await until(setup.client, batch, has_answers(1))
     with sqlite3.connect(setup.gateway.data_dir / "ostiary.db", timeout=30) as db:
         db.execute("UPDATE batches SET expires_at = 1 WHERE id = ?", (batch.id,))
     # the run knows its own window; a restart reads the row
@@ -249,7 +255,7 @@ async def test_a_revoked_key_ends_its_batch(setup: Governed) -> None:
     made = new_key(setup.gateway, scopes=["files:*", "batches:*", "chat:write"])
     async with AsyncOpenAI(base_url=setup.gateway.url + "/v1", api_key=made["key"]) as client:
         batch = await begin(client, [chat_line(str(n)) for n in range(200)])
-        await asyncio.sleep(1)
+        await until(client, batch, has_answers(1))
     assert send(setup.gateway, "DELETE", f"/v1/admin/keys/{made['id']}")[0] == 200
     batch = await ended(setup.client, batch)
     assert batch.status == "failed"

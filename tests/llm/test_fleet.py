@@ -68,6 +68,16 @@ async def test_idle_servers_take_turns_and_names_are_ours(house: House) -> None:
     assert {chunk["model"] async for chunk in stream} == {"m"}
 
 
+async def test_a_look_whether_a_model_is_ready_takes_no_turn(house: House) -> None:
+    """A grounded answer looks first and asks then: its calls still reach both servers."""
+    await house.add("one")
+    await house.add("two")
+    for _ in range(6):
+        assert await house.router.ready("m")
+        await house.router.send(body())
+    assert house.calls() == {"one": 3, "two": 3}
+
+
 async def test_the_one_with_less_to_do_for_its_weight_gets_the_call(house: House) -> None:
     small, large = await house.add("small"), await house.add("large", weight=4.0)
     with small.busy(), large.busy(), large.busy():
