@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     vector_recipe: Annotated[
         str,
         Field(
-            pattern="^(auto|flat|hnsw|ivf_sq8|ivf_pq|ivf_rabitq)$",
+            pattern="^(auto|flat|hnsw|ivf_sq8|ivf_pq|ivf_pq_fine|ivf_rabitq)$",
             description="How FAISS segments above 20,000 vectors are indexed.",
         ),
     ] = "auto"

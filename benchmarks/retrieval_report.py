@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from app.retrieval.engines.recipes import RECIPES
 from benchmarks.report import table, verdict_table
 from benchmarks.retrieval_peers import PEERS, at_recall
 from benchmarks.verdict import Target
@@ -22,6 +23,7 @@ OURS = "ours auto"
 STYLES = {
     "ours auto": ("#0072b2", "o", "-"),
     "ours ivf_sq8": ("#56b4e9", "o", "--"),
+    "ours ivf_pq_fine": ("#0072b2", "^", ":"),
     "ours ivf_rabitq": ("#56b4e9", "s", ":"),
     "ours hnsw": ("#0072b2", "s", "--"),
     "ours flat": ("#0072b2", "*", ""),
@@ -295,18 +297,21 @@ def plot(result: dict[str, Any], path: Path) -> None:
 def points(result: dict[str, Any]) -> dict[str, Any]:
     """What `ostiary plan retrieval` works from."""
     machine = result["machine"]
-    kinds = {f"ours {r}": ("faiss", r) for r in ("flat", "hnsw", "ivf_sq8", "ivf_rabitq")}
-    kinds |= {OURS: ("faiss", "ivf_pq"), "Milvus server": ("milvus", "hnsw")}
+    kinds = {f"ours {r}": ("faiss", r) for r in RECIPES}
+    kinds |= {OURS: ("faiss", ""), "Milvus server": ("milvus", "")}
     found = []
     for swept in result["sweeps"].values():
         for name, e in swept["engines"].items():
             if name not in kinds:
                 continue
+            engine, recipe = kinds[name]
+            if engine == "milvus":
+                recipe = e["about"].split(",")[0].lower()
             held = e.get("memory_bytes", e["own_bytes"])
             found.append(
                 {
-                    "engine": kinds[name][0],
-                    "recipe": kinds[name][1],
+                    "engine": engine,
+                    "recipe": recipe or e["recipe"],  # what `auto` chose
                     "vectors": swept["size"],
                     "dim": swept["dim"],
                     "build_s": e["build_s"],

@@ -22,7 +22,7 @@ from app.retrieval.engines.base import SegmentInfo
 from app.retrieval.engines.faiss import FaissEngine
 from benchmarks import retrieval_peer as peer
 
-OURS = ("auto", "ivf_sq8", "ivf_rabitq", "hnsw", "flat")
+OURS = ("auto", "ivf_pq_fine", "ivf_sq8", "ivf_rabitq", "hnsw", "flat")
 BARE = ("Flat", "HNSW16,Flat", "IVF{lists},Flat")
 A_FILE = 50  # rows of one file in our segments
 

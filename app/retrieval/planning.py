@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 from app.errors import BadRequest
 from app.retrieval.engines.faiss import MOST_VECTORS
-from app.retrieval.engines.recipes import FLAT_MOST, candidates, lists_for
+from app.retrieval.engines.recipes import AUTO, FLAT_MOST, candidates, lists_for
 from app.retrieval.measured import Effort, Measured, Point, shipped
 
 Basis = Literal["measured", "extrapolated", "given"]
@@ -39,7 +39,13 @@ MILVUS_SEGMENT = GIB  # its default largest segment, bytes of raw vectors
 READ_MS = 0.1  # one random read of 4 KiB from an NVMe disk at queue depth 1
 HOURS_A_MONTH = 730
 MOST_VECTORS_PLANNED, MOST_DIM = 10**12, 16_384
-BY_MEMORY = ("ivf_pq", "ivf_rabitq", "ivf_sq8", "hnsw")  # least first, at any dimension
+BY_MEMORY = (
+    "ivf_pq",
+    "ivf_rabitq",
+    "ivf_pq_fine",
+    "ivf_sq8",
+    "hnsw",
+)  # least first, at any dimension
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +118,10 @@ def bytes_a_vector(recipe: str, dim: int, count: int) -> float:
     """Bytes in memory that one vector of a segment of ``count`` takes.
 
     Exact search scans the vector itself. In inverted lists it is 8 for its row, its code (4 bits
-    for each 4 numbers, or 8 bits a number) and its share of the lists' centroids. The fast scan of
-    4-bit codes fills each list up to a multiple of 32, by 16 on average, and has one codebook. In
-    a graph over 8-bit codes it is twice 32 links of 4 bytes and about 12 more for its levels.
+    for each 4 numbers, of a fine one for each 2, or 8 bits a number) and its share of the lists'
+    centroids. The fast scan of 4-bit codes fills each list up to a multiple of 32, by 16 on
+    average, and has one codebook. In a graph over 8-bit codes it is twice 32 links of 4 bytes and
+    about 12 more for its levels.
     """
     if recipe == "flat":
         return 4.0 * dim
@@ -123,7 +130,7 @@ def bytes_a_vector(recipe: str, dim: int, count: int) -> float:
     lists = lists_for(count)
     if recipe == "ivf_sq8":
         return 8.0 + dim + 4 * dim * lists / count
-    code = dim / 8
+    code = dim / 4 if recipe == "ivf_pq_fine" else dim / 8
     return 8.0 + code + (lists * (4 * dim + 16 * code) + 64 * dim) / count
 
 
@@ -227,7 +234,7 @@ def _embedded(wanted: Wanted, known: Measured, recipe: str, why: str) -> Plan:
         **_building(wanted, known, point, replicas),
     }
     setting = f"OSTIARY_VECTOR_ENGINE=faiss, OSTIARY_RECALL_TARGET={wanted.recall:g}"
-    if recipe not in ("flat", BY_MEMORY[0]):  # what `auto` would not choose
+    if recipe not in ("flat", *AUTO):  # what `auto` would not choose
         setting += f", OSTIARY_VECTOR_RECIPE={recipe}"
     layout = f"FAISS in the gateway, {segments:,} segment{'s' if segments > 1 else ''}"
     notes = ["A store that is still growing has up to seven segments of each smaller size more."]

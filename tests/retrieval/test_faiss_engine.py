@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import BadRequest, Unavailable
-from app.retrieval.engines import gpu, recipes
+from app.retrieval.engines import recipes
 from app.retrieval.engines.base import SegmentInfo, VectorEngine, Vectors
 from app.retrieval.engines.faiss import TIER, FaissEngine
 
@@ -248,7 +248,7 @@ def clustered() -> tuple[Vectors, Vectors]:
     return vectors, (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
 
 
-@pytest.mark.parametrize("recipe", ["auto", "hnsw", "ivf_sq8", "ivf_rabitq", "flat"])
+@pytest.mark.parametrize("recipe", ["auto", "hnsw", "ivf_sq8", "ivf_pq_fine", "ivf_rabitq", "flat"])
 def test_every_recipe_reaches_the_recall_target_filtered_or_not(
     tmp_path: Path, clustered: tuple[Vectors, Vectors], recipe: str
 ) -> None:
@@ -319,17 +319,17 @@ def test_searches_never_wait_and_see_whole_files(tmp_path: Path) -> None:
             assert {10 * start + i for i in range(5)} <= found
 
 
-@pytest.mark.parametrize("recipe", ["ivf_pq", "ivf_rabitq", "ivf_sq8"])
-def test_lists_filled_by_assignments_as_on_a_card_find_what_faiss_finds(recipe: str) -> None:
+@pytest.mark.parametrize("recipe", ["ivf_pq", "ivf_pq_fine", "ivf_rabitq", "ivf_sq8"])
+def test_lists_filled_by_assignments_find_what_faiss_finds(recipe: str) -> None:
     import faiss
 
     vectors = unit(8000)  # fewer than the training takes, so it sees all of them
-    own = recipes.build(recipe, vectors)
-    named = recipes.factory(recipe, DIM, recipes.lists_for(len(vectors)), packed=False)
-    empty = faiss.index_factory(DIM, named, faiss.METRIC_INNER_PRODUCT)
-    parts = (vectors[start : start + 3000] for start in range(0, len(vectors), 3000))
-    built = gpu.build(empty, vectors, parts)
-    del empty  # the centroids must outlive it
+    built = recipes.build(recipe, vectors, recipes.assign(vectors, step=3000), step=3000)
+    named = recipes.factory(recipe, DIM, recipes.lists_for(len(vectors)))
+    named += "" if recipe == "ivf_sq8" else "fs"
+    own: Any = faiss.index_factory(DIM, named, faiss.METRIC_INNER_PRODUCT)
+    own.train(vectors)
+    own.add(vectors)
     assert type(built) is type(own) and built.ntotal == own.ntotal == len(vectors)
     for effort in (1, 8, 64):
         given = recipes.parameters(recipe, effort)
@@ -337,3 +337,39 @@ def test_lists_filled_by_assignments_as_on_a_card_find_what_faiss_finds(recipe: 
         own_scores, own_ids = own.search(unit(50, 1), 20, params=given)
         assert np.allclose(scores, own_scores, atol=1e-5)
         assert (ids == own_ids).mean() > 0.99  # equal scores may change places
+
+
+def near_one_another(count: int) -> Vectors:
+    """Vectors of 64 dimensions in small clusters, which coarse codes tell apart."""
+    rng = np.random.default_rng(11)
+    centres = rng.standard_normal((count // 20, 64))
+    made = centres[np.arange(count) % len(centres)] + 0.5 * rng.standard_normal((count, 64))
+    return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_codes_that_miss_the_recall_target_give_way_to_finer_ones(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)  # no clusters: neighbours lie far and close together
+    made = rng.standard_normal((30_000, 64)).astype(np.float32)
+    vectors = made / np.linalg.norm(made, axis=1, keepdims=True)
+    coarse = FaissEngine(str(tmp_path / "coarse"), 64, 0.99, recipe="ivf_pq")
+    told = coarse.write_many([("f", 30_000)], np.arange(30_000), vectors)
+    auto = FaissEngine(str(tmp_path / "auto"), 64, 0.99)
+    finer = auto.write_many([("f", 30_000)], np.arange(30_000), vectors)
+    assert told.recipe == "ivf_pq" and told.recall < 0.99  # told, not hidden
+    assert finer.recipe in ("ivf_pq_fine", "ivf_sq8") and finer.recall >= 0.99
+    alone = FaissEngine(str(tmp_path / "alone"), 64, 0.99)
+    easy = alone.write_many([("g", 21_000)], np.arange(21_000), near_one_another(21_000))
+    assert easy.recipe == "ivf_pq"
+    auto.publish(finer)
+    # 21,000 would do with coarse codes, but they are not tried again
+    again = auto.write_many([("g", 21_000)], np.arange(21_000), near_one_another(21_000))
+    assert again.recipe == finer.recipe
+
+
+def test_effort_that_finds_no_more_is_not_spent(clustered: tuple[Vectors, Vectors]) -> None:
+    vectors = clustered[0]
+    index = recipes.build("ivf_pq", vectors, recipes.assign(vectors))
+    highest = recipes.tune("ivf_pq", index, vectors, 1.0)
+    assert highest.effort < index.nlist
+    near = recipes.tune("ivf_pq", index, vectors, highest.recall)
+    assert near.effort <= highest.effort

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from app.cli import cli
 from app.errors import BadRequest
 from app.retrieval.engines.faiss import MOST_VECTORS
+from app.retrieval.engines.recipes import AUTO
 from app.retrieval.measured import Measured, shipped
 from app.retrieval.planning import Wanted, as_text, plan
 
@@ -113,11 +114,14 @@ def test_bad_input_says_what_to_give(wrong: dict[str, Any], param: str) -> None:
 
 def test_a_recall_that_the_smallest_codes_miss_takes_the_next_larger_ones() -> None:
     known = shipped()
-    best = {p.recipe: max(e.recall for e in p.efforts) for p in known.points if p.vectors < 2e5}
+    small = [p for p in known.points if p.engine == "faiss" and p.vectors < 2e5]
+    best = {p.recipe: max(e.recall for e in p.efforts) for p in small}
     assert best["ivf_pq"] < best["ivf_sq8"]
     found = plan(Wanted(100_000, 384, best["ivf_sq8"]))
-    assert found.recipe in ("ivf_rabitq", "ivf_sq8")
-    assert f"OSTIARY_VECTOR_RECIPE={found.recipe}" in found.setting
+    assert found.recipe in ("ivf_rabitq", "ivf_pq_fine", "ivf_sq8")
+    assert found.recipe not in AUTO or "RECIPE" not in found.setting  # it is chosen by itself
+    graph = plan(Wanted(100_000, 384, best["hnsw"]))
+    assert graph.recipe == "hnsw" and "OSTIARY_VECTOR_RECIPE=hnsw" in graph.setting
 
 
 def test_a_recall_that_nothing_reached_says_what_the_best_is() -> None:

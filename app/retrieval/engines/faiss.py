@@ -282,12 +282,14 @@ class FaissEngine:
         """Build, tune and write the index of a written segment if its size asks for one."""
         import faiss
 
-        recipe = recipes.plan(info.count, self.recipe)
-        if recipe == "flat":
+        tried = recipes.plan(info.count, self.recipe)
+        if tried == ("flat",):
             return info
-        data = map_segment(self._folder / info.name, self.dim, info.count)
-        index = recipes.build(recipe, data.vectors)
-        tuning = recipes.tune(recipe, index, data.vectors, self.recall_target)
+        vectors = map_segment(self._folder / info.name, self.dim, info.count).vectors
+        # codes that were too coarse for a segment are too coarse for this one, more or less
+        used = {s.info.recipe for s in self._segments}
+        first = max((i for i, recipe in enumerate(tried) if recipe in used), default=0)
+        recipe, index, tuning = recipes.chosen(tried[first:], vectors, self.recall_target)
         path = self._folder / _index_name(info.name)
         draft = path.with_suffix(path.suffix + ".tmp")
         faiss.write_index(index, str(draft))
