@@ -73,6 +73,13 @@ class Settings(BaseSettings):
         2048, description="Context length of the embedded model, tokens."
     )
     llm_timeout_s: float = Field(120.0, description="Longest silence of the model server, seconds.")
+    llm_max_concurrent: int = Field(
+        1024, ge=1, description="Calls that a model server is sent at a time; more wait."
+    )
+    llm_queue: int = Field(
+        1000, ge=0, description="Calls that wait for a model before others are refused."
+    )
+    llm_queue_s: float = Field(30.0, gt=0, description="Longest wait for a model, seconds.")
     vllm_python: Path | None = Field(
         None,
         description="Python of vLLM's own environment; empty: that of .vllm beside the checkout "
@@ -167,6 +174,7 @@ class Settings(BaseSettings):
     audit_bodies: bool = Field(False, description="Keep request and response bodies in the audit.")
     rate_rpm: int = Field(6000, description="Requests per minute and key.")
     rate_tpm: int = Field(2_000_000, description="Tokens per minute and key.")
+    max_streams: int = Field(1000, ge=1, description="Streamed replies open at a time, per key.")
     tenant_rate_rpm: int = Field(60_000, description="Requests per minute and tenant.")
     batch_calls: int = Field(
         4, ge=1, le=256, description="Lines of one batch that are asked at a time."

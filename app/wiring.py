@@ -15,6 +15,7 @@ from app.gateway.identity import Identity
 from app.gateway.inside import Inside
 from app.gateway.limits import Limits, make_counters, spent_since
 from app.gateway.oidc import OidcVerifier
+from app.gateway.streams import make_streams
 from app.guardrails.pii import PiiDetector
 from app.guardrails.policy import load_policy
 from app.guardrails.service import Guardrails
@@ -99,9 +100,11 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         _write_secret(data / "admin.key", made)
     limits = Limits(
         make_counters(settings.redis_url),
+        make_streams(settings.redis_url),
         rpm=settings.rate_rpm,
         tpm=settings.rate_tpm,
         tenant_rpm=settings.tenant_rate_rpm,
+        max_streams=settings.max_streams,
         budget_usd_per_day=settings.budget_usd_per_day,
         spent=spent_since(db),
         budget_of=identity.budget_of,
@@ -112,6 +115,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         settings.price_prompt_usd_per_mtok,
         settings.price_completion_usd_per_mtok,
         settings.price_embedding_usd_per_mtok,
+        busy_s=lambda model: router.busy_s(model),
     )
     drift, metrics = DriftMonitor(db), Metrics()
     stack.push_async_callback(drift.flush)
@@ -139,7 +143,13 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
 
     # the model server
     server, upstream = _model_server(settings, lambda: router.look_again())
-    router = Router({settings.llm_model: upstream})
+    router = Router(
+        {settings.llm_model: upstream},
+        most=settings.llm_max_concurrent,
+        queue=settings.llm_queue,
+        queue_s=settings.llm_queue_s,
+    )
+    metrics.watch_queues(router.waiting)
     if server is not None:
         await server.start()
         stack.push_async_callback(server.stop)
@@ -201,7 +211,14 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     )
     batches.govern = corridor.govern
 
-    fleet = Fleet(db, router, lambda: [*stores.models, *rankers.names], settings.llm_timeout_s)
+    fleet = Fleet(
+        db,
+        router,
+        prices,
+        lambda: [*stores.models, *rankers.names],
+        settings.llm_timeout_s,
+        settings.llm_max_concurrent,
+    )
     await fleet.sync()
     stack.push_async_callback(fleet.close)
 

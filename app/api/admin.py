@@ -57,6 +57,10 @@ class KeyBody(BaseModel):
     expires_at: AwareDatetime | None = None
     rate_rpm: Annotated[int | None, Field(strict=True, ge=1, le=2**31 - 1)] = None
     rate_tpm: Annotated[int | None, Field(strict=True, ge=1, le=2**31 - 1)] = None
+    max_streams: Annotated[
+        int | None, Field(strict=True, ge=1, le=2**31 - 1, description="Open at a time.")
+    ] = None
+    budget_usd_per_day: Annotated[float | None, Field(strict=True, ge=0, le=1e9)] = None
     user: Annotated[
         AccessName | None, Field(description="Whom access lists take the bearer for.")
     ] = None
@@ -83,6 +87,8 @@ class KeyObject(BaseModel):
     rotated_to: str | None
     rate_rpm: int | None
     rate_tpm: int | None
+    max_streams: int | None
+    budget_usd_per_day: float | None
     user: str | None
     groups: list[str]
 
@@ -182,6 +188,8 @@ async def create_key(request: Request, call: Admin, body: KeyBody) -> NewKeyObje
         expires_at=None if body.expires_at is None else body.expires_at.timestamp(),
         rate_rpm=body.rate_rpm,
         rate_tpm=body.rate_tpm,
+        max_streams=body.max_streams,
+        budget_usd_per_day=body.budget_usd_per_day,
         user=body.user,
         groups=body.groups,
     )

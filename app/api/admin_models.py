@@ -11,6 +11,7 @@ from app.api.admin import require_platform
 from app.api.common import ERRORS
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
+from app.monitoring.cost import HourPrice, Price, TokenPrice
 
 if TYPE_CHECKING:
     from app.llm.deployment import Deployment
@@ -27,6 +28,13 @@ DeploymentId = Annotated[str, Path(pattern=NAME)]
 Weight = Annotated[float, Field(strict=True, gt=0, le=1000)]
 
 
+Concurrent = Annotated[
+    int | None,
+    Field(strict=True, ge=1, le=100_000, description="Calls that it is sent at a time."),
+]
+Usd = Annotated[float, Field(strict=True, ge=0, le=1e6)]
+
+
 class DeploymentBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
     model: Annotated[ModelName, Field(description="The name that callers use.")]
@@ -37,17 +45,42 @@ class DeploymentBody(BaseModel):
         Field(max_length=120, description="Variable OSTIARY_MODEL_KEY_… with the server's key."),
     ] = None
     weight: Weight = 1.0
+    max_concurrent: Concurrent = None
 
 
 class DeploymentChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
     weight: Weight | None = None
     draining: Annotated[bool | None, Field(strict=True)] = None
+    max_concurrent: Concurrent = None
 
 
-class FallbackBody(BaseModel):
+class TokenPriceBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    fallbacks: Annotated[list[ModelName], Field(max_length=8)]
+    prompt_usd_per_mtok: Usd
+    completion_usd_per_mtok: Usd
+
+
+class HourPriceBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    hour_usd: Annotated[Usd, Field(description="USD an hour of a server that is answering.")]
+    tokens_per_s: Annotated[
+        float,
+        Field(
+            strict=True,
+            gt=0,
+            le=1e9,
+            description="Prompt and completion tokens a second of a server, until measured.",
+        ),
+    ]
+
+
+class ModelBody(BaseModel):
+    """What is left out stays as it is; a ``price`` of null is that of the settings."""
+
+    model_config = ConfigDict(extra="forbid")
+    fallbacks: Annotated[list[ModelName] | None, Field(max_length=8)] = None
+    price: TokenPriceBody | HourPriceBody | None = None
 
 
 class DeploymentObject(BaseModel):
@@ -57,6 +90,7 @@ class DeploymentObject(BaseModel):
     served: str
     weight: float
     state: Literal["ready", "down", "draining"]
+    max_concurrent: Annotated[int, Field(description="Calls that it is sent at a time.")]
     outstanding: Annotated[int, Field(description="Calls of this gateway that it answers.")]
     waiting: Annotated[int, Field(description="Requests in its queue, as it told last.")]
     cache_usage: Annotated[float | None, Field(description="Of its key-value memory, 0 to 1.")]
@@ -67,6 +101,11 @@ class ModelObject(BaseModel):
     object: Literal["model.deployments"] = "model.deployments"
     model: str
     fallbacks: list[str]
+    waiting: Annotated[int, Field(description="Calls that wait until a server has room.")]
+    price: Annotated[
+        TokenPriceBody | HourPriceBody | None,
+        Field(description="Null: as the settings say. By the hour: tokens_per_s as measured."),
+    ]
     deployments: list[DeploymentObject]
 
 
@@ -82,6 +121,7 @@ def _shown(services: Services, found: Deployment) -> DeploymentObject:
         served=found.served,
         weight=found.weight,
         state="draining" if found.draining else "ready" if found.up else "down",
+        max_concurrent=found.most,
         outstanding=found.outstanding,
         waiting=found.waiting,
         cache_usage=found.cache_usage,
@@ -89,10 +129,31 @@ def _shown(services: Services, found: Deployment) -> DeploymentObject:
     )
 
 
+def _price(services: Services, model: str) -> TokenPriceBody | HourPriceBody | None:
+    found, measured = services.fleet.price(model)
+    if isinstance(found, HourPrice):
+        return HourPriceBody(hour_usd=found.hour_usd, tokens_per_s=measured or found.tokens_s)
+    if found is None:
+        return None
+    return TokenPriceBody(
+        prompt_usd_per_mtok=found.prompt, completion_usd_per_mtok=found.completion
+    )
+
+
+def _asked(body: TokenPriceBody | HourPriceBody | None) -> Price | None:
+    if isinstance(body, HourPriceBody):
+        return HourPrice(body.hour_usd, body.tokens_per_s)
+    if body is None:
+        return None
+    return TokenPrice(body.prompt_usd_per_mtok, body.completion_usd_per_mtok)
+
+
 def _model(services: Services, name: str) -> ModelObject:
     return ModelObject(
         model=name,
         fallbacks=list(services.router.fallbacks(name)),
+        waiting=services.router.waiting()[name],
+        price=_price(services, name),
         deployments=[_shown(services, d) for d in services.router.deployments() if d.model == name],
     )
 
@@ -106,13 +167,16 @@ async def list_deployments(request: Request, call: Platform) -> ModelObjects:
 
 
 @router.put("/models/{model:path}")
-async def set_fallbacks(
-    request: Request, call: Platform, model: PathModel, body: FallbackBody
+async def change_model(
+    request: Request, call: Platform, model: PathModel, body: ModelBody
 ) -> ModelObject:
-    """Name the models that answer, in this order, when no server of this one can."""
+    """Set what a model's calls cost, and which models answer when no server of it can."""
     require_platform(call)
     services: Services = request.app.state.services
-    await services.fleet.set_fallbacks(model, body.fallbacks)
+    if body.fallbacks is not None:
+        await services.fleet.set_fallbacks(model, body.fallbacks)
+    if "price" in body.model_fields_set:
+        await services.fleet.set_price(model, _asked(body.price))
     return _model(services, model)
 
 
@@ -129,6 +193,7 @@ async def add_deployment(
         served=body.served,
         api_key_env=body.api_key_env,
         weight=body.weight,
+        max_concurrent=body.max_concurrent,
     )
     return _shown(services, made)
 
@@ -140,7 +205,9 @@ async def change_deployment(
     """Give a server another share, or drain it: no more calls, streams go on to their end."""
     require_platform(call)
     services: Services = request.app.state.services
-    changed = await services.fleet.change(deployment_id, body.weight, body.draining)
+    changed = await services.fleet.change(
+        deployment_id, body.weight, body.draining, body.max_concurrent
+    )
     return _shown(services, changed)
 
 

@@ -29,6 +29,7 @@ async def create_chat_completion(
     chat: Any = request.app.state.services.chat
     body = await chat.screen_input(call, body)
     if body.stream:
+        await call.begin_stream()
         events = await chat.open_stream(call, body)
         return StreamingResponse(events, media_type="text/event-stream")
     # the model server's own JSON, not validated a second time

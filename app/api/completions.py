@@ -31,6 +31,7 @@ async def create_completion(request: Request, call: Write, body: CompletionReque
     completions: Completions = request.app.state.services.completions
     body = await completions.screen_input(call, body)
     if body.stream:
+        await call.begin_stream()
         events = await completions.open_stream(call, body)
         return StreamingResponse(events, media_type="text/event-stream")
     reply = await completions.complete(call, body)

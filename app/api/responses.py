@@ -35,6 +35,7 @@ async def create_response(request: Request, call: Write, body: ResponsesRequest)
     service: Responses = request.app.state.services.responses
     body = await service.screen_input(call, body)
     if body.stream:
+        await call.begin_stream()
         events, pairs = await service.open_stream(call, body)
         return StreamingResponse(_sse(call, events, pairs), media_type="text/event-stream")
     final = await service.complete(call, body)

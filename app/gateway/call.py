@@ -32,6 +32,8 @@ class Principal:
     user: str | None = None  # whom access lists know by this name
     groups: frozenset[str] = frozenset()
     first: str | None = None  # the subject before any rotation of its key
+    max_streams: int | None = None
+    budget_usd_per_day: float | None = None  # of the key; that of its tenant holds besides
     acting: bool = False  # user and groups were named by the key's application for this call
 
     @property
@@ -124,6 +126,9 @@ class Call:
     error_code: str | None = None
     bodies: dict[str, str] = field(default_factory=dict)  # kept only when the policy says so
     windows: tuple[Window, Window] | None = None  # requests and tokens of this minute
+    priority: Literal["interactive", "background"] = "interactive"  # where calls wait
+    stream_limit: Callable[[Call], Awaitable[None]] | None = None
+    streams: bool = False  # it counts as an open stream
     left: Callable[[], Awaitable[None]] | None = None  # waits until the client has gone
     settled: bool = False
     settler: Callable[[Call, int, bytes], Awaitable[None]] | None = None
@@ -162,6 +167,16 @@ class Call:
             raise ClientClosed("The client closed the connection before its answer.") from None
         finally:
             watching.cancel()
+
+    async def begin_stream(self) -> None:
+        """Count the call as an open stream until it is settled; before a model is asked.
+
+        Raises:
+            RateLimited: as many are open as the key may have.
+        """
+        if self.stream_limit is not None and not self.streams:
+            await self.stream_limit(self)
+            self.streams = True
 
     def record_finding(self, entity: str, action: str, count: int, direction: Direction) -> None:
         """Note that a guardrail found ``count`` values of ``entity`` and what it did."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ostiary.gateway")
 Message = MutableMapping[str, Any]
+PRIORITIES = (b"interactive", b"background")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -114,7 +115,7 @@ class Corridor:
         The principal was authenticated when the work was accepted.
         """
         call_id = new_id("call_")
-        call = Call(call_id, call_id, door, route, principal)
+        call = Call(call_id, call_id, door, route, principal, priority="background")
         call.versions["policy"] = self.policy
         call.settler = self._settle
         try:
@@ -157,6 +158,7 @@ class Corridor:
         call.cost_nano_usd = self.prices.cost_nano_usd(call.model, call.usage)
         latency = time.perf_counter() - call.clock
         await self.limits.charge(call)
+        self.prices.served(call.model, call.usage)
         self.drift.observe(call, latency)
         self.metrics.observe(call, status, latency)
         stored = to_store(status, tail) if to_store is not None else None
@@ -212,6 +214,11 @@ class _Passage:
         self.call.settler = partial(corridor._settle, to_store=self._to_store)
         self.call.versions["policy"] = corridor.policy
         self.call.left = self._left
+        self.call.stream_limit = corridor.limits.begin_stream
+        wanted = self.headers.get(b"x-ostiary-priority")
+        self.bad_priority = wanted not in (None, *PRIORITIES)
+        if wanted == b"background" or self.call.door == "batch":
+            self.call.priority = "background"
         scope["ostiary_call"] = self.call
 
     async def walk(self, inner: Any) -> None:
@@ -221,6 +228,11 @@ class _Passage:
                 raise BadRequest(
                     "x-request-id may hold 1 to 128 letters, digits and . _ : - only.",
                     param="x-request-id",
+                )
+            if self.bad_priority:
+                raise BadRequest(
+                    "x-ostiary-priority is `interactive` or `background`.",
+                    param="x-ostiary-priority",
                 )
             # a client cannot set it: app/gateway/inside.py does, for who was let in before
             known: Principal | None = self.scope.get("ostiary_principal")

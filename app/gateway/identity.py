@@ -116,6 +116,8 @@ class Identity(KeyStore):
             row["user"],
             frozenset(row["groups"] or ()),
             f"key:{row['first_id'] or row['id']}",
+            row["max_streams"],
+            row["budget_usd_per_day"],
         )
         return principal, row["expires_at"]
 

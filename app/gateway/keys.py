@@ -40,6 +40,8 @@ class ApiKey:
     user: str | None = None
     groups: tuple[str, ...] = ()
     first_id: str | None = None
+    max_streams: int | None = None
+    budget_usd_per_day: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,8 @@ class KeyStore:
         rate_tpm: int | None = None,
         user: str | None = None,
         groups: Sequence[str] = (),
+        max_streams: int | None = None,
+        budget_usd_per_day: float | None = None,
     ) -> tuple[ApiKey, str]:
         """Return the key's row and the whole key, which cannot be had again.
 
@@ -209,6 +213,8 @@ class KeyStore:
             rate_tpm=rate_tpm,
             user=user,
             groups=tuple(groups),
+            max_streams=max_streams,
+            budget_usd_per_day=budget_usd_per_day,
         )
         async with self._db.write() as connection:
             await connection.execute(insert(api_keys).values(_values(row, secret)))

@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 
 from app.errors import BudgetExceeded, RateLimited, Unavailable
 from app.gateway.call import Call, Principal
+from app.gateway.streams import Streams
 from app.store.db import Database
 from app.store.models import audit
 
@@ -24,8 +25,9 @@ REREAD_S = 10.0
 
 Clock = Callable[[], float]  # Unix seconds
 BudgetOf = Callable[[str], Awaitable[float | None]]  # tenant -> USD per day
-# (tenant, since, after seq) -> (nano-USD in records since then after that seq, last seq)
-SpentSince = Callable[[str, float, int], Awaitable[tuple[int, int]]]
+# (tenant, key or None for all, since, after seq) -> (nano-USD in records since then after that
+# seq, last seq)
+SpentSince = Callable[[str, str | None, float, int], Awaitable[tuple[int, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,9 @@ def make_counters(redis_url: str | None) -> Counters:
 def spent_since(db: Database) -> SpentSince:
     """Return how the audit log tells what a tenant spent."""
 
-    async def read(tenant_id: str, since: float, after_seq: int) -> tuple[int, int]:
+    async def read(
+        tenant_id: str, key_id: str | None, since: float, after_seq: int
+    ) -> tuple[int, int]:
         query = select(
             func.coalesce(func.sum(audit.c.cost_nano_usd), 0),
             func.coalesce(func.max(audit.c.seq), after_seq),
@@ -119,6 +123,8 @@ def spent_since(db: Database) -> SpentSince:
             # The first read of a process: `|| ''` keeps the planner off the primary key,
             # with which it would walk the tenant's whole history, and on the index of `at`.
             query = query.where(audit.c.tenant_id.concat("") == tenant_id)
+        if key_id is not None:
+            query = query.where(audit.c.key_id == key_id)
         async with db.read() as connection:
             row = (await connection.execute(query)).one()
         return int(row[0]), int(row[1])
@@ -128,7 +134,7 @@ def spent_since(db: Database) -> SpentSince:
 
 @dataclass(slots=True)
 class _Day:
-    """What a tenant spent in a day (UTC), nano-USD: read from the log, and charged since."""
+    """What a tenant or key spent in a day (UTC), nano-USD: read from the log, charged since."""
 
     day: int
     reread_at: float  # monotonic
@@ -150,21 +156,24 @@ class Limits:
     def __init__(
         self,
         counters: Counters,
+        streams: Streams,
         *,
         rpm: int,
         tpm: int,
         tenant_rpm: int,
+        max_streams: int,
         budget_usd_per_day: float | None,
         spent: SpentSince,
         budget_of: BudgetOf,
         clock: Clock = time.time,
     ) -> None:
-        self._counters = counters
+        self._counters, self._streams = counters, streams
+        self._max_streams = max_streams
         self._rpm, self._tpm, self._tenant_rpm = rpm, tpm, tenant_rpm
         self._default_budget = budget_usd_per_day
         self._spent, self._budget_of = spent, budget_of
         self._clock = clock
-        self._days: dict[str, _Day] = {}
+        self._days: dict[tuple[str, str | None], _Day] = {}  # of (tenant, key or None for all)
         self._reading = asyncio.Lock()
 
     async def admit(self, call: Call) -> None:
@@ -189,39 +198,67 @@ class Limits:
             raise self._too_many("requests per minute for this tenant", tenant)
         await self.check_budget(who)
 
+    async def begin_stream(self, call: Call) -> None:
+        """Count an open stream, until :meth:`charge`.
+
+        Raises:
+            RateLimited: as many are open as the key may have.
+            Unavailable: the shared counters do not answer.
+        """
+        who = call.principal
+        most = who.max_streams or self._max_streams
+        if not await self._streams.begin(_name(who), call.id, most):
+            raise RateLimited(
+                f"This key has {most:,} streams open, as many as it may. Wait for one to end.",
+                code="too_many_streams",
+                headers={"retry-after": "1"},
+            )
+
     async def check_budget(self, principal: Principal) -> None:
-        """Raise BudgetExceeded when the tenant has spent its day."""
-        tenant_id = principal.tenant_id
-        known = self._days.get(tenant_id)
+        """Raise BudgetExceeded when the tenant, or the key, has spent its day."""
+        await self._check(principal, None)
+        if principal.key_id is not None and principal.budget_usd_per_day is not None:
+            await self._check(principal, principal.key_id)
+
+    async def _check(self, who: Principal, key_id: str | None) -> None:
+        known = self._days.get((who.tenant_id, key_id))
         if known is None or self._is_old(known):
-            known = await self._read(tenant_id)
+            known = await self._read(who, key_id)
         if known.budget is not None and known.read + known.charged >= known.budget * 1e9:
+            whose = "" if key_id is None else "of this key "
+            remedy = "an administrator of the platform can set another"
+            if key_id is not None:
+                remedy = "an administrator can give you a key with another"
             raise BudgetExceeded(
-                f"The budget of {known.budget:.2f} USD a day is spent. It starts anew at midnight "
-                "UTC; an administrator of the platform can set another."
+                f"The budget {whose}of {known.budget:.2f} USD a day is spent. It starts anew at "
+                f"midnight UTC; {remedy}."
             )
 
     def _is_old(self, known: _Day) -> bool:
         return known.reread_at < time.monotonic() or known.day != int(self._clock()) // DAY_S
 
-    async def _read(self, tenant_id: str) -> _Day:
+    async def _read(self, who: Principal, key_id: str | None) -> _Day:
         async with self._reading:  # one of the waiting calls reads for all
-            known = self._days.get(tenant_id)
+            name = (who.tenant_id, key_id)
+            known = self._days.get(name)
             if known is not None and not self._is_old(known):
                 return known
             day = int(self._clock()) // DAY_S
-            budget = await self._budget_of(tenant_id)
-            budget = self._default_budget if budget is None else budget
+            budget = who.budget_usd_per_day
+            if key_id is None:
+                budget = await self._budget_of(who.tenant_id)
+                budget = self._default_budget if budget is None else budget
             if known is None or known.day != day:
                 known = _Day(day, 0.0, 0, 0, 0, budget)
             if budget is not None:
                 # From here on, so that a charge during the read counts twice, not never.
                 known.charged = 0
-                new, known.seq = await self._spent(tenant_id, float(day * DAY_S), known.seq)
+                since = float(day * DAY_S)
+                new, known.seq = await self._spent(who.tenant_id, key_id, since, known.seq)
                 known.read += new
             known.budget = budget
             known.reread_at = time.monotonic() + REREAD_S
-            self._days[tenant_id] = known
+            self._days[name] = known
             return known
 
     async def charge(self, call: Call) -> None:
@@ -231,9 +268,13 @@ class Limits:
         while Redis is away, the next call is refused by :meth:`admit`.
         """
         who, usage = call.principal, call.usage
-        known = self._days.get(who.tenant_id)
-        if known is not None:
-            known.charged += call.cost_nano_usd
+        if call.streams:
+            call.streams = False
+            await self._streams.end(_name(who), call.id)
+        for key_id in {None, who.key_id}:
+            known = self._days.get((who.tenant_id, key_id))
+            if known is not None:
+                known.charged += call.cost_nano_usd
         used = usage.prompt_tokens + usage.completion_tokens + usage.embedding_tokens
         if not used:
             return

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from app.llm.upstream import ChatStream, Upstream
@@ -17,6 +18,7 @@ _FAILURES_TO_OPEN = 3
 _PROBE_FIRST_S, _PROBE_MOST_S = 0.25, 2.0
 _LOOK_EVERY_S = 5.0
 _LOOK_MOST_S = 1.0  # that a call waits to hear how a server is that has just failed
+MOST_CALLS = 1024  # as many as vLLM answers at a time on a large card
 _FULL = 0.95  # of the memory for keys and values; beyond, a server turns requests out of it
 
 
@@ -28,6 +30,7 @@ class Deployment:
         model: the name under which callers know what it serves.
         served: the name under which the server knows it.
         weight: its share of the calls, against the other servers of the model.
+        most: calls that it is sent at a time; more wait in the gateway.
     """
 
     def __init__(
@@ -39,10 +42,14 @@ class Deployment:
         served: str | None = None,
         weight: float = 1.0,
         draining: bool = False,
+        most: int = MOST_CALLS,
     ) -> None:
         self.id, self.model, self.upstream = id, model, upstream
         self.served, self.weight, self.draining = served or model, weight, draining
+        self.most = most
         self.up = False
+        self.on_change: Callable[[], None] | None = None  # it may have more room, or none
+        self._busy_since, self._busy_s = 0.0, 0.0
         self.outstanding = 0  # calls of this gateway that it is answering
         self.idle = asyncio.Event()  # while there are none
         self.idle.set()
@@ -58,6 +65,17 @@ class Deployment:
     def load(self) -> float:
         """What it has to do, as the next call would find it, by its weight."""
         return (self.outstanding + self.foreign + 1) / self.weight
+
+    @property
+    def room(self) -> int:
+        """How many calls more it may be sent now."""
+        return max(0, self.most - self.outstanding) if self.up and not self.draining else 0
+
+    @property
+    def busy_s(self) -> float:
+        """How long it has had calls of this gateway to answer, seconds."""
+        under_way = time.monotonic() - self._busy_since if self.outstanding else 0.0
+        return self._busy_s + under_way
 
     @property
     def full(self) -> bool:
@@ -83,13 +101,22 @@ class Deployment:
         stream.on_end = self._over
 
     def _begun(self) -> None:
+        if not self.outstanding:
+            self._busy_since = time.monotonic()
         self.outstanding += 1
         self.idle.clear()
 
     def _over(self) -> None:
         self.outstanding -= 1
         if not self.outstanding:
+            self._busy_s += time.monotonic() - self._busy_since
             self.idle.set()
+        self.changed()
+
+    def changed(self) -> None:
+        """It may have more room now, or none."""
+        if self.on_change is not None:
+            self.on_change()
 
     async def start(self) -> None:
         """Look once, then keep looking in the background."""
@@ -149,7 +176,8 @@ class Deployment:
     def _set(self, up: bool) -> None:
         if up != self.up:
             log.warning("model server %s of %s is %s", self.id, self.model, "up" if up else "down")
-        self.up = up
+            self.up = up
+            self.changed()
         self._failures = 0
 
     async def _keep_looking(self) -> None:

@@ -19,8 +19,9 @@ from app.ids import new_id
 from app.llm.deployment import Deployment
 from app.llm.router import Router
 from app.llm.upstream import Upstream
+from app.monitoring.cost import HourPrice, Price, Prices, TokenPrice
 from app.store.db import Database
-from app.store.models import deployments, model_fallbacks
+from app.store.models import deployments, model_fallbacks, model_prices
 
 log = logging.getLogger(__name__)
 KEY_NAME = re.compile(r"OSTIARY_MODEL_KEY_[A-Z0-9_]{1,100}")
@@ -38,6 +39,7 @@ class Row:
     weight: float
     draining: bool
     created_at: float
+    max_concurrent: int | None
 
 
 class Fleet:
@@ -46,13 +48,20 @@ class Fleet:
     Args:
         taken: names of models that are none of the router's.
         timeout_s: the longest silence of a server.
+        max_concurrent: calls that a server is sent at a time, where none of its own is set.
     """
 
     def __init__(
-        self, db: Database, router: Router, taken: Callable[[], Sequence[str]], timeout_s: float
+        self,
+        db: Database,
+        router: Router,
+        prices: Prices,
+        taken: Callable[[], Sequence[str]],
+        timeout_s: float,
+        max_concurrent: int,
     ) -> None:
-        self._db, self._router, self._taken = db, router, taken
-        self._timeout_s = timeout_s
+        self._db, self._router, self._prices, self._taken = db, router, prices, taken
+        self._timeout_s, self._max_concurrent = timeout_s, max_concurrent
         self._known: dict[str, Row] = {}  # those in the router that the settings do not name
         self._changing = asyncio.Lock()
         self._leaving: set[asyncio.Task[None]] = set()
@@ -65,6 +74,7 @@ class Fleet:
         served: str | None = None,
         api_key_env: str | None = None,
         weight: float = 1.0,
+        max_concurrent: int | None = None,
     ) -> Deployment:
         """Take a server in; durable and used on return, once it is well.
 
@@ -79,24 +89,38 @@ class Fleet:
             )
         _require_address(url)
         _key(api_key_env)
-        row = Row(new_id("dep_"), model, url, served, api_key_env, weight, False, time.time())
+        row = Row(
+            new_id("dep_"),
+            model,
+            url,
+            served,
+            api_key_env,
+            weight,
+            False,
+            time.time(),
+            max_concurrent,
+        )
         async with self._db.write() as connection:
             await connection.execute(insert(deployments).values(asdict(row)))
         await self.sync()
         return self._find(row.id)
 
     async def change(
-        self, deployment_id: str, weight: float | None, draining: bool | None
+        self,
+        deployment_id: str,
+        weight: float | None = None,
+        draining: bool | None = None,
+        max_concurrent: int | None = None,
     ) -> Deployment:
-        """Give a server another share of the calls, or send it no more of them.
+        """Give a server another share of the calls, more or fewer at a time, or no more at all.
 
         Raises:
             NotFound: there is no such server.
         """
         found = self._find(deployment_id)
         values: dict[str, Any] = {"weight": found.weight, "draining": found.draining}
-        values |= {} if weight is None else {"weight": weight}
-        values |= {} if draining is None else {"draining": draining}
+        wanted = {"weight": weight, "draining": draining, "max_concurrent": max_concurrent}
+        values |= {name: value for name, value in wanted.items() if value is not None}
         row = {"id": found.id, "model": found.model, "created_at": time.time(), **values}
         async with self._db.write() as connection:
             await connection.execute(
@@ -143,6 +167,29 @@ class Fleet:
             )
         await self.sync()
 
+    async def set_price(self, model: str, price: Price | None) -> None:
+        """Charge a model's calls by this price from now on; None for the default.
+
+        Raises:
+            NotFound: it is no model of the router.
+        """
+        self._router.available(model)
+        async with self._db.write() as connection:
+            if price is None:
+                await connection.execute(delete(model_prices).where(model_prices.c.model == model))
+            else:
+                kept = asdict(price)
+                await connection.execute(
+                    self._db.insert(model_prices)
+                    .values(model=model, price=kept)
+                    .on_conflict_do_update(index_elements=["model"], set_={"price": kept})
+                )
+        await self.sync()
+
+    def price(self, model: str) -> tuple[Price | None, float | None]:
+        """What a model's calls cost, and the tokens a second where that counts; None: as set."""
+        return self._prices.of(model), self._prices.measured(model)
+
     def _find(self, deployment_id: str) -> Deployment:
         for found in self._router.deployments():
             if found.id == deployment_id:
@@ -169,8 +216,14 @@ class Fleet:
                 kept = rows.get(found.id)
                 if kept is not None:
                     found.weight, found.draining = kept.weight, kept.draining
+                    found.most = kept.max_concurrent or self._max_concurrent
+                    found.changed()
             for entry in await self._db.rows(select(model_fallbacks)):
                 self._router.set_fallbacks(entry["model"], entry["fallbacks"])
+            kept_prices = await self._db.rows(select(model_prices))
+            priced = {entry["model"]: _price(entry["price"]) for entry in kept_prices}
+            for model in self._router.names:
+                self._prices.set(model, priced.get(model))
 
     async def _take(self, row: Row, url: str) -> None:
         try:
@@ -186,6 +239,7 @@ class Fleet:
             served=row.served,
             weight=row.weight,
             draining=row.draining,
+            most=row.max_concurrent or self._max_concurrent,
         )
         await self._router.add(made)
 
@@ -193,6 +247,10 @@ class Fleet:
         """Wait for no stream any more."""
         for leaving in self._leaving:
             leaving.cancel()
+
+
+def _price(kept: dict[str, float]) -> Price:
+    return HourPrice(**kept) if "hour_usd" in kept else TokenPrice(**kept)
 
 
 def _key(name: str | None) -> str | None:

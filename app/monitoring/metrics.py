@@ -47,6 +47,13 @@ class Metrics:
         self._pools = Gauge(
             "ostiary_pool_waiting", "Calls in a thread pool.", ("pool",), registry=self.registry
         )
+        self._queues = Gauge(
+            "ostiary_model_queue",
+            "Calls that wait for a model, since all its servers are busy.",
+            ("model",),
+            registry=self.registry,
+        )
+        self._waiting: Callable[[], dict[str, int]] | None = None
         self.connectors_not_fresh = Gauge(
             "ostiary_connectors_not_fresh",
             "Connectors whose last whole sync is older than their freshness, of all tenants.",
@@ -82,6 +89,14 @@ class Metrics:
         """Export how many calls are queued or running in a thread pool."""
         self._pools.labels(name).set_function(lambda: float(waiting()))
 
+    def watch_queues(self, waiting: Callable[[], dict[str, int]]) -> None:
+        """Export how many calls wait for each model."""
+        self._waiting = waiting
+
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""
+        if self._waiting is not None:
+            self._queues.clear()
+            for model, count in self._waiting().items():
+                self._queues.labels(model).set(count)
         return generate_latest(self.registry)

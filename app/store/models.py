@@ -55,6 +55,8 @@ api_keys = Table(
     Column("user", String(256)),  # whom access lists know by this name
     Column("groups", JSON),
     Column("first_id", Id),  # of the first key of a chain of rotations; null: this one
+    Column("max_streams", Integer),
+    Column("budget_usd_per_day", Float),
 )
 
 # gateway: idempotency ------------------------------------------------------------------
@@ -364,6 +366,13 @@ deployments = Table(  # model servers; those of the settings only when they were
     Column("weight", Float, nullable=False),
     Column("draining", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("max_concurrent", Integer),  # calls that it is sent at a time; null: the setting
+)
+model_prices = Table(
+    "model_prices",
+    metadata,
+    Column("model", String(256), primary_key=True),
+    Column("price", JSON, nullable=False),
 )
 model_fallbacks = Table(
     "model_fallbacks",

@@ -85,6 +85,7 @@ async def ask(request: Request, call: Ask, q: Question, store: Store) -> Respons
     )
     if "text/event-stream" in request.headers.get("accept", ""):
         wanted = await service.screen_input(call, wanted)
+        await call.begin_stream()
         events, pairs = await service.open_stream(call, wanted)
         return StreamingResponse(
             fragments(call, store, events, pairs),

@@ -127,6 +127,8 @@ def test_every_curl_address_is_in_the_openapi_document(
             assert address is not None, f"{name_of(page)}: a curl without our address"
             path = (address[1] or "/").partition("?")[0]
             method = "POST" if re.search(r" -(d|F) ", command) else "GET"
+            if given := re.search(r" -X ([A-Z]+) ", command):
+                method = given[1]
             assert exists(documented, path, method), f"{name_of(page)}: {method} {path}"
 
 

@@ -19,6 +19,7 @@ from app.gateway.idempotency import Idempotency
 from app.gateway.identity import Identity
 from app.gateway.limits import Limits, MemoryCounters, spent_since
 from app.gateway.scopes import SCOPES
+from app.gateway.streams import MemoryStreams
 from app.main import _on_ostiary_error, _on_validation_error
 from app.monitoring.audit import AuditLog
 from app.monitoring.cost import Prices
@@ -70,9 +71,11 @@ async def door(db: Database) -> AsyncIterator[Door]:
     audit_log.start()
     limits = Limits(
         MemoryCounters(),
+        MemoryStreams(),
         rpm=1000,
         tpm=1000,
         tenant_rpm=1000,
+        max_streams=10,
         budget_usd_per_day=None,
         spent=spent_since(db),
         budget_of=identity.budget_of,

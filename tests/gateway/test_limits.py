@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from sqlalchemy import insert
 from app.errors import BudgetExceeded, RateLimited, Unavailable
 from app.gateway.call import Call
 from app.gateway.limits import Counters, Limits, MemoryCounters, RedisCounters, spent_since
+from app.gateway.streams import LEASE_S, MemoryStreams, RedisStreams, Streams
 from app.store.db import Database
 from app.store.models import audit
 from tests.conftest import free_port
@@ -50,7 +52,9 @@ async def no_budget(_: str) -> float | None:
     return None
 
 
-async def nothing_spent(_tenant: str, _since: float, after_seq: int) -> tuple[int, int]:
+async def nothing_spent(
+    _tenant: str, _key: str | None, _since: float, after_seq: int
+) -> tuple[int, int]:
     return 0, after_seq
 
 
@@ -61,6 +65,8 @@ def limits(counters: Counters, clock: Clock, **changes: Any) -> Limits:
             "rpm": 3,
             "tpm": 1000,
             "tenant_rpm": 5,
+            "max_streams": 2,
+            "streams": MemoryStreams(),
             "budget_usd_per_day": None,
             "spent": nothing_spent,
             "budget_of": no_budget,
@@ -95,8 +101,6 @@ async def test_the_requests_of_a_key_end_with_its_minute(counters: Counters, clo
 
 
 async def test_a_key_may_have_limits_of_its_own(counters: Counters, clock: Clock) -> None:
-    from dataclasses import replace
-
     checks = limits(counters, clock)
     call = made_call()
     call.principal = replace(call.principal, rate_rpm=1, rate_tpm=50)
@@ -144,7 +148,9 @@ async def test_without_redis_calls_are_refused_but_served_ones_are_not_lost(cloc
     assert checks.headers(call) == []
 
 
-async def spend(db: Database, seq: int, at: float, nano: int, tenant: str = "t1") -> None:
+async def spend(
+    db: Database, seq: int, at: float, nano: int, tenant: str = "t1", key: str | None = None
+) -> None:
     async with db.write() as connection:
         await connection.execute(
             insert(audit).values(
@@ -152,6 +158,7 @@ async def spend(db: Database, seq: int, at: float, nano: int, tenant: str = "t1"
                 seq=seq,
                 call_id=f"{tenant}-{seq}",
                 request_id="r",
+                key_id=key,
                 at=at,
                 route="x",
                 status=200,
@@ -193,10 +200,10 @@ async def test_what_was_spent_before_a_restart_counts_today_only(
     await spend(db, 1, NOON - 100, 9_000_000_000, tenant="t2")
     read = spent_since(db)
     midnight = NOON - 12 * 3600
-    assert await read("t1", midnight, 0) == (400_000_000, 2)
-    assert await read("t1", midnight, 2) == (0, 2)
+    assert await read("t1", None, midnight, 0) == (400_000_000, 2)
+    assert await read("t1", None, midnight, 2) == (0, 2)
     await spend(db, 3, NOON - 50, 700_000_000)
-    assert await read("t1", midnight, 2) == (700_000_000, 3)
+    assert await read("t1", None, midnight, 2) == (700_000_000, 3)
     checks = limits(MemoryCounters(clock), clock, budget_usd_per_day=1.0, spent=read)
     with pytest.raises(BudgetExceeded):
         await checks.check_budget(made_call().principal)
@@ -259,3 +266,78 @@ async def test_counting_in_process_is_cheap_with_many_keys() -> None:
         best = min(best, (time.perf_counter() - started) / len(calls))
     print(f"admit + charge + headers: {best * 1e6:.1f} us")
     assert best < 40e-6
+
+
+async def test_a_keys_own_budget_holds_beside_its_tenants(db: Database, clock: Clock) -> None:
+    await spend(db, 1, NOON - 100, 300_000_000, key="k1")
+    await spend(db, 2, NOON - 100, 900_000_000, key="k2")
+    checks = limits(
+        MemoryCounters(clock), clock, rpm=99, budget_usd_per_day=5.0, spent=spent_since(db)
+    )
+    call = made_call()
+    call.principal = replace(call.principal, budget_usd_per_day=0.5)
+    await checks.admit(call)
+    call.cost_nano_usd = 200_000_000
+    await checks.charge(call)
+    with pytest.raises(BudgetExceeded, match="of this key"):
+        await checks.admit(call)
+    await checks.admit(made_call(key_id="k2"))
+    again = limits(
+        MemoryCounters(clock), clock, budget_usd_per_day=1.4, spent=spent_since(db)
+    )  # a restart: the last charge is not in the log of this test
+    await again.check_budget(replace(call.principal, budget_usd_per_day=0.31))
+    with pytest.raises(BudgetExceeded, match="of this key"):
+        await again.check_budget(replace(call.principal, key_id="k2", budget_usd_per_day=0.9))
+    tenants = limits(MemoryCounters(clock), clock, budget_usd_per_day=1.2, spent=spent_since(db))
+    with pytest.raises(BudgetExceeded, match="of the platform"):
+        await tenants.check_budget(replace(call.principal, budget_usd_per_day=9.0))
+
+
+@pytest.fixture(params=["memory", "redis"])
+def streams(request: pytest.FixtureRequest) -> Streams:
+    if request.param == "memory":
+        return MemoryStreams()
+    import redis
+
+    url = request.getfixturevalue("redis_url")
+    redis.Redis.from_url(url).flushall()
+    return RedisStreams(url)
+
+
+async def test_a_key_has_so_many_streams_open_and_no_more(streams: Streams, clock: Clock) -> None:
+    checks = limits(MemoryCounters(clock), clock, streams=streams)
+    calls = [made_call(number) for number in range(20)]
+    for call in calls:
+        call.stream_limit = checks.begin_stream
+    found = await asyncio.gather(*(c.begin_stream() for c in calls), return_exceptions=True)
+    assert sum(isinstance(f, RateLimited) for f in found) == 18
+    assert next(f for f in found if isinstance(f, RateLimited)).code == "too_many_streams"
+    other = made_call(30, key_id="k2")
+    other.stream_limit = checks.begin_stream
+    await other.begin_stream()
+    opened = [c for c in calls if c.streams]
+    await checks.charge(opened[0])
+    await checks.charge(opened[0])  # a second time changes nothing
+    left = [c for c in calls if not c.streams and c is not opened[0]][:2]
+    await left[0].begin_stream()
+    with pytest.raises(RateLimited):
+        await left[1].begin_stream()
+    higher = made_call(40)
+    higher.principal = replace(higher.principal, max_streams=3)
+    higher.stream_limit = checks.begin_stream
+    await higher.begin_stream()
+
+
+async def test_streams_of_a_gateway_that_died_are_forgotten(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = RedisStreams(redis_url), RedisStreams(redis_url)
+    assert await one.begin("dead", "a", 1)  # this gateway is killed
+    assert not await two.begin("dead", "b", 1)
+    later = time.time() + LEASE_S + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert await two.begin("dead", "b", 1)
+    nowhere = RedisStreams(f"redis://127.0.0.1:{free_port()}")
+    with pytest.raises(Unavailable):
+        await nowhere.begin("n", "a", 1)
+    await nowhere.end("n", "a")
