@@ -55,7 +55,7 @@ class Settings(BaseSettings):
         None,
         description="fsspec URL of the vector segments; empty: a folder of the data directory.",
     )
-    redis_url: str | None = Field(None, description="Shared limits; empty: counted in process.")
+    redis_url: str | None = Field(None, description="Shared limits and caches; empty: in process.")
     host: str = Field("127.0.0.1", description="Address the gateway listens on.")
     port: int = Field(8700, description="Port the gateway listens on.")
     instance: str = Field(
@@ -80,6 +80,9 @@ class Settings(BaseSettings):
         1000, ge=0, description="Calls that wait for a model before others are refused."
     )
     llm_queue_s: float = Field(30.0, gt=0, description="Longest wait for a model, seconds.")
+    cache_mb: int = Field(
+        64, ge=1, description="Memory for replies that are given again, MB, without Redis."
+    )
     vllm_python: Path | None = Field(
         None,
         description="Python of vLLM's own environment; empty: that of .vllm beside the checkout "

@@ -22,6 +22,8 @@ from app.guardrails.service import Guardrails
 from app.llm import weights
 from app.llm.answer import Answers
 from app.llm.batches import Batches
+from app.llm.cache import ReplyCache
+from app.llm.cache_store import make_cache
 from app.llm.chat import Chat
 from app.llm.completions import Completions
 from app.llm.fleet import Fleet
@@ -29,6 +31,7 @@ from app.llm.relay import Relay
 from app.llm.responses import Responses
 from app.llm.rewriting import Rewriter
 from app.llm.router import Router
+from app.llm.same_question import Embed
 from app.llm.server import VllmServer, find_python
 from app.llm.upstream import Upstream
 from app.monitoring.audit import AuditLog
@@ -198,7 +201,15 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
             searches, rewriter, router, guardrails, scorer, query_pool, settings.answer_gate
         )
 
-    relay = Relay(router, guardrails, prices)
+    def embed_questions() -> tuple[Embed, str] | None:
+        first = next(iter(stores.models.values()), None)
+        return None if first is None else (first.embed_passages, first.fingerprint)
+
+    cache = ReplyCache(
+        make_cache(settings.redis_url, settings.cache_mb * 2**20), router.servers, embed_questions
+    )
+    stack.push_async_callback(cache.close)
+    relay = Relay(router, guardrails, prices, cache)
     inside = Inside("batch")
     batches = Batches(
         db,
@@ -215,6 +226,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         db,
         router,
         prices,
+        cache,
         lambda: [*stores.models, *rankers.names],
         settings.llm_timeout_s,
         settings.llm_max_concurrent,

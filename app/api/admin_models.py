@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.api.admin import require_platform
 from app.api.common import ERRORS
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
+from app.llm.same_question import Check
 from app.monitoring.cost import HourPrice, Price, TokenPrice
 
 if TYPE_CHECKING:
@@ -75,12 +77,45 @@ class HourPriceBody(BaseModel):
     ]
 
 
+class CacheBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    ttl_s: Annotated[float, Field(strict=True, gt=0, le=30 * 86_400)] = 3600.0
+    semantic_threshold: Annotated[
+        float | None,
+        Field(
+            strict=True,
+            ge=0.5,
+            le=1,
+            description="Least cosine of two questions that are taken for one. Null: exact only.",
+        ),
+    ] = None
+
+
+class CacheCheck(BaseModel):
+    """What the threshold does on the labelled questions that come with the package."""
+
+    paraphrases: int
+    found: int
+    near_misses: int
+    wrong: Annotated[int, Field(description="Would get the answer of another question.")]
+
+
+class CacheObject(BaseModel):
+    ttl_s: float
+    semantic_threshold: float | None
+    since: Annotated[AwareDatetime, Field(description="What was kept before is not given.")]
+    check: Annotated[CacheCheck | None, Field(description="Where a threshold was just set.")] = None
+
+
 class ModelBody(BaseModel):
-    """What is left out stays as it is; a ``price`` of null is that of the settings."""
+    """What is left out stays; a null ``price`` is the settings', a null ``cache`` none."""
 
     model_config = ConfigDict(extra="forbid")
     fallbacks: Annotated[list[ModelName] | None, Field(max_length=8)] = None
     price: TokenPriceBody | HourPriceBody | None = None
+    cache: Annotated[
+        CacheBody | None, Field(description="Setting it, the same again too, empties it.")
+    ] = None
 
 
 class DeploymentObject(BaseModel):
@@ -106,6 +141,7 @@ class ModelObject(BaseModel):
         TokenPriceBody | HourPriceBody | None,
         Field(description="Null: as the settings say. By the hour: tokens_per_s as measured."),
     ]
+    cache: CacheObject | None
     deployments: list[DeploymentObject]
 
 
@@ -148,12 +184,29 @@ def _asked(body: TokenPriceBody | HourPriceBody | None) -> Price | None:
     return TokenPrice(body.prompt_usd_per_mtok, body.completion_usd_per_mtok)
 
 
-def _model(services: Services, name: str) -> ModelObject:
+def _cache(services: Services, model: str, seen: Check | None) -> CacheObject | None:
+    found = services.fleet.cache(model)
+    if found is None:
+        return None
+    return CacheObject(
+        ttl_s=found.ttl_s,
+        semantic_threshold=found.threshold,
+        since=datetime.fromtimestamp(found.since, UTC),
+        check=None
+        if seen is None
+        else CacheCheck(
+            paraphrases=seen.same, found=seen.found, near_misses=seen.different, wrong=seen.wrong
+        ),
+    )
+
+
+def _model(services: Services, name: str, seen: Check | None = None) -> ModelObject:
     return ModelObject(
         model=name,
         fallbacks=list(services.router.fallbacks(name)),
         waiting=services.router.waiting()[name],
         price=_price(services, name),
+        cache=_cache(services, name, seen),
         deployments=[_shown(services, d) for d in services.router.deployments() if d.model == name],
     )
 
@@ -170,14 +223,21 @@ async def list_deployments(request: Request, call: Platform) -> ModelObjects:
 async def change_model(
     request: Request, call: Platform, model: PathModel, body: ModelBody
 ) -> ModelObject:
-    """Set what a model's calls cost, and which models answer when no server of it can."""
+    """Set a model's price, its cache, and which models answer when no server of it can."""
     require_platform(call)
     services: Services = request.app.state.services
     if body.fallbacks is not None:
         await services.fleet.set_fallbacks(model, body.fallbacks)
     if "price" in body.model_fields_set:
         await services.fleet.set_price(model, _asked(body.price))
-    return _model(services, model)
+    seen = None
+    if "cache" in body.model_fields_set:
+        wanted = body.cache
+        threshold = None if wanted is None else wanted.semantic_threshold
+        await services.fleet.set_cache(model, wanted.ttl_s if wanted else None, threshold)
+        if threshold is not None:
+            seen = await services.fleet.check_cache(threshold)
+    return _model(services, model, seen)
 
 
 @router.post("/deployments", status_code=201)

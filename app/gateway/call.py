@@ -123,6 +123,8 @@ class Call:
     lineage: dict[str, Any] = field(default_factory=dict)  # stores searched, passages used …
     features: dict[str, float] = field(default_factory=dict)  # observed for drift
     degraded: str | None = None
+    cache: Literal["hit", "semantic", "miss"] | None = None  # None: not looked into
+    cache_control: Literal["no-cache", "no-store"] | None = None  # as the caller asked
     error_code: str | None = None
     bodies: dict[str, str] = field(default_factory=dict)  # kept only when the policy says so
     windows: tuple[Window, Window] | None = None  # requests and tokens of this minute

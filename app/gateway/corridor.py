@@ -216,6 +216,11 @@ class _Passage:
         self.call.left = self._left
         self.call.stream_limit = corridor.limits.begin_stream
         wanted = self.headers.get(b"x-ostiary-priority")
+        for asked in self.headers.get(b"cache-control", b"").lower().split(b","):
+            if asked.strip() == b"no-store" or (
+                asked.strip() == b"no-cache" and self.call.cache_control is None
+            ):
+                self.call.cache_control = "no-store" if b"store" in asked else "no-cache"
         self.bad_priority = wanted not in (None, *PRIORITIES)
         if wanted == b"background" or self.call.door == "batch":
             self.call.priority = "background"
@@ -372,6 +377,8 @@ class _Passage:
             masked = sum(n for (_, _, a), n in call.findings.items() if a == "mask")
             blocked = sum(n for (_, _, a), n in call.findings.items() if a == "block")
             told.append((b"x-ostiary-guardrails", b"masked=%d;blocked=%d" % (masked, blocked)))
+        if call.cache:
+            told.append((b"x-ostiary-cache", call.cache.encode()))
         if call.degraded:
             told.append((b"x-ostiary-degraded", call.degraded.encode()))
         told.extend(self.corridor.limits.headers(call))

@@ -16,12 +16,14 @@ from yarl import URL
 
 from app.errors import BadRequest, Conflict, NotFound
 from app.ids import new_id
+from app.llm.cache import CachePolicy, ReplyCache
 from app.llm.deployment import Deployment
 from app.llm.router import Router
+from app.llm.same_question import Check, check, shipped_pairs
 from app.llm.upstream import Upstream
 from app.monitoring.cost import HourPrice, Price, Prices, TokenPrice
 from app.store.db import Database
-from app.store.models import deployments, model_fallbacks, model_prices
+from app.store.models import deployments, model_caches, model_fallbacks, model_prices
 
 log = logging.getLogger(__name__)
 KEY_NAME = re.compile(r"OSTIARY_MODEL_KEY_[A-Z0-9_]{1,100}")
@@ -56,11 +58,13 @@ class Fleet:
         db: Database,
         router: Router,
         prices: Prices,
+        cache: ReplyCache,
         taken: Callable[[], Sequence[str]],
         timeout_s: float,
         max_concurrent: int,
     ) -> None:
         self._db, self._router, self._prices, self._taken = db, router, prices, taken
+        self._cache = cache
         self._timeout_s, self._max_concurrent = timeout_s, max_concurrent
         self._known: dict[str, Row] = {}  # those in the router that the settings do not name
         self._changing = asyncio.Lock()
@@ -190,6 +194,47 @@ class Fleet:
         """What a model's calls cost, and the tokens a second where that counts; None: as set."""
         return self._prices.of(model), self._prices.measured(model)
 
+    async def set_cache(self, model: str, ttl_s: float | None, threshold: float | None) -> None:
+        """Give a model's replies again for so long; None: not at all. Empties its cache.
+
+        Args:
+            threshold: least cosine of two questions that are taken for one; None: exact only.
+
+        Raises:
+            NotFound: it is no model of the router.
+            BadRequest: the gateway has no embedder to compare questions with.
+        """
+        self._router.available(model)
+        if threshold is not None and not self._cache.can_compare:
+            raise BadRequest(
+                "This gateway runs without an embedding model, so questions cannot be compared. "
+                "Leave semantic_threshold out.",
+                param="cache.semantic_threshold",
+            )
+        async with self._db.write() as connection:
+            if ttl_s is None:
+                await connection.execute(delete(model_caches).where(model_caches.c.model == model))
+            else:
+                values = {"ttl_s": ttl_s, "threshold": threshold, "since": time.time()}
+                await connection.execute(
+                    self._db.insert(model_caches)
+                    .values(model=model, **values)
+                    .on_conflict_do_update(index_elements=["model"], set_=values)
+                )
+        await self.sync()
+
+    async def check_cache(self, threshold: float) -> Check | None:
+        """What a threshold does on the labelled questions; None without an embedder."""
+        embed = self._cache.embedder()
+        if embed is None:
+            return None
+        (found,) = await check(embed, [threshold], shipped_pairs())
+        return found
+
+    def cache(self, model: str) -> CachePolicy | None:
+        """How a model's replies are given again."""
+        return self._cache.policy(model)
+
     def _find(self, deployment_id: str) -> Deployment:
         for found in self._router.deployments():
             if found.id == deployment_id:
@@ -224,6 +269,12 @@ class Fleet:
             priced = {entry["model"]: _price(entry["price"]) for entry in kept_prices}
             for model in self._router.names:
                 self._prices.set(model, priced.get(model))
+            rows_of = await self._db.rows(select(model_caches))
+            cached = {
+                r["model"]: CachePolicy(r["ttl_s"], r["threshold"], r["since"]) for r in rows_of
+            }
+            for model in self._router.names:
+                self._cache.set(model, cached.get(model))
 
     async def _take(self, row: Row, url: str) -> None:
         try:

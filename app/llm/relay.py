@@ -12,6 +12,7 @@ from app.gateway.call import Call
 from app.guardrails.service import Guardrails
 from app.llm import token_details
 from app.llm.answer import count_usage
+from app.llm.cache import LARGEST, ReplyCache, Slot
 from app.llm.router import Router
 from app.llm.stream_screens import FIELDS, TEXT, StreamScreens
 from app.llm.upstream import ChatStream
@@ -28,15 +29,27 @@ def event(value: Any) -> bytes:
 class Relay:
     """Chats and completions as the model server answers them."""
 
-    def __init__(self, router: Router, guardrails: Guardrails, prices: Prices) -> None:
+    def __init__(
+        self, router: Router, guardrails: Guardrails, prices: Prices, cache: ReplyCache
+    ) -> None:
         self._router, self._guardrails, self._prices = router, guardrails, prices
+        self._cache = cache
 
     async def complete(self, call: Call, body: dict[str, Any], path: str) -> dict[str, Any]:
         """The whole reply to a screened body; raises as `Router.send`."""
+        slot = await self._cache.look(call, body, path)
+        if slot is not None and slot.found is not None:
+            kept: dict[str, Any] = orjson.loads(slot.found)
+            call.mark_screened("output")  # before it was kept
+            call.features["output_length"] = float(_length(kept))
+            kept["usage"] = {**(kept.get("usage") or {}), "cost_usd": self.cost(call)}
+            return kept
         reply = await call.while_connected(self._router.send(body, path, call))
         usage = reply.get("usage") or {}
         call.usage.answered(usage)
         await self._screen_reply(call, reply)
+        if slot is not None:
+            await self._cache.keep(call, slot, orjson.dumps(reply))
         reply["usage"] = {**usage, "cost_usd": self.cost(call)}
         return reply
 
@@ -59,17 +72,41 @@ class Relay:
         self, call: Call, body: dict[str, Any], path: str, wants_usage: bool
     ) -> AsyncIterator[bytes]:
         """Begin a streamed reply; errors before the first byte are raised here."""
+        slot = await self._cache.look(call, body, path)
+        if slot is not None and slot.found is not None:
+            call.mark_screened("output")  # before it was kept
+            return self._again(call, slot.found, wants_usage)
         asked = {**(body.get("stream_options") or {}), "include_usage": True}
         body = {**body, "stream_options": asked}
         stream = await call.while_connected(self._router.stream(body, path, call))
         call.mark_screened("output")
-        return self._events(call, stream, wants_usage)
+        return self._events(call, stream, wants_usage, slot)
+
+    async def _again(self, call: Call, kept: bytes, wants_usage: bool) -> AsyncIterator[bytes]:
+        """The events of a kept stream."""
+        try:
+            found = orjson.loads(kept)
+            for chunk in found["chunks"]:
+                yield event(chunk)
+            if wants_usage and found["last"] is not None:
+                yield self._usage_event(call, found["last"])
+            call.features["output_length"] = float(found["length"])
+            await call.settle(200, DONE)
+            yield DONE
+        except OstiaryError as error:
+            yield await told(call, error)
+
+    def _usage_event(self, call: Call, last: dict[str, Any]) -> bytes:
+        usage = {**(last.get("usage") or {}), "cost_usd": self.cost(call)}
+        usage.setdefault("prompt_tokens", call.usage.prompt_tokens)
+        return event({**last, "choices": [], "usage": usage})
 
     async def _events(
-        self, call: Call, stream: ChatStream, wants_usage: bool
+        self, call: Call, stream: ChatStream, wants_usage: bool, slot: Slot | None
     ) -> AsyncIterator[bytes]:
         screens = StreamScreens(self._guardrails, call)
         last: dict[str, Any] | None = None
+        kept, size = list[Any](), 0
         try:
             async with stream:
                 async for chunk in stream:
@@ -80,11 +117,16 @@ class Relay:
                         continue
                     chunk.pop("usage", None)
                     if await screens.pass_through(chunk):
-                        yield event(chunk)
+                        data = event(chunk)
+                        size += len(data)
+                        if slot is not None and size <= LARGEST:
+                            kept.append(orjson.Fragment(data[6:-2]))  # as it was given out
+                        yield data
             if wants_usage and last is not None:
-                usage = {**(last.get("usage") or {}), "cost_usd": self.cost(call)}
-                usage.setdefault("prompt_tokens", call.usage.prompt_tokens)
-                yield event({**last, "choices": [], "usage": usage})
+                yield self._usage_event(call, last)
+            if slot is not None and size <= LARGEST:
+                whole = {"chunks": kept, "last": last, "length": screens.length}
+                await self._cache.keep(call, slot, orjson.dumps(whole))
             call.features["output_length"] = float(screens.length)
             await call.settle(200, DONE)
             yield DONE
@@ -97,6 +139,12 @@ async def told(call: Call, error: OstiaryError) -> bytes:
     call.error_code = error.code
     await call.settle(error.status)
     return event(error.body(call.request_id))
+
+
+def _length(reply: dict[str, Any]) -> int:
+    """Characters of the model's own text in a reply."""
+    choices = [c for c in reply.get("choices") or () if isinstance(c, dict)]
+    return sum(len(str(h[f])) for c in choices for h, f in _texts_of(c))
 
 
 def _texts_of(choice: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:

@@ -191,6 +191,11 @@ class Router:
         served = self._models.get(model)
         return 0.0 if served is None else sum(d.busy_s for d in served.deployments.values())
 
+    def servers(self, model: str) -> list[str]:
+        """The ids of the servers of a model."""
+        served = self._models.get(model)
+        return [] if served is None else list(served.deployments)
+
     def waiting(self) -> dict[str, int]:
         """How many calls wait for each model."""
         return {name: len(served.queue) for name, served in self._models.items()}

@@ -35,6 +35,12 @@ class Metrics:
         self._cost = Counter(
             "ostiary_cost_usd", "Cost of governed calls in USD.", registry=self.registry
         )
+        self._caches = Counter(
+            "ostiary_cache",
+            "Calls that were looked for in a cache.",
+            ("result",),
+            registry=self.registry,
+        )
         self._findings = Counter(
             "ostiary_guardrail_findings",
             "Values that guardrails acted on.",
@@ -82,6 +88,8 @@ class Metrics:
             self._embedding.inc(usage.embedding_tokens)
         if call.cost_nano_usd:
             self._cost.inc(call.cost_nano_usd / 1e9)
+        if call.cache:
+            self._caches.labels(call.cache).inc()
         for (direction, entity, action), count in call.findings.items():
             self._findings.labels(direction, entity, action).inc(count)
 

@@ -374,6 +374,14 @@ model_prices = Table(
     Column("model", String(256), primary_key=True),
     Column("price", JSON, nullable=False),
 )
+model_caches = Table(
+    "model_caches",
+    metadata,
+    Column("model", String(256), primary_key=True),
+    Column("ttl_s", Float, nullable=False),
+    Column("threshold", Float),  # cosine; null: exact only
+    Column("since", Float, nullable=False),  # what was kept before is not given any more
+)
 model_fallbacks = Table(
     "model_fallbacks",
     metadata,
