@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from app.errors import Conflict, NotFound, Unavailable
 from app.gateway.call import Call
@@ -71,6 +71,13 @@ class VectorStore:
     @property
     def expired(self) -> bool:
         return self.expires_at is not None and self.expires_at < time.time()
+
+
+_STORE = select(vector_stores).where(
+    vector_stores.c.id == bindparam("store"),
+    vector_stores.c.tenant_id == bindparam("tenant"),
+    vector_stores.c.deleted_at.is_(None),
+)
 
 
 class VectorStores:
@@ -199,12 +206,7 @@ class VectorStores:
 
     async def get(self, tenant_id: str, store_id: str) -> VectorStore:
         """Raises NotFound for an unknown or deleted id, or another tenant's."""
-        query = select(vector_stores).where(
-            vector_stores.c.id == store_id,
-            vector_stores.c.tenant_id == tenant_id,
-            vector_stores.c.deleted_at.is_(None),
-        )
-        row = await self._db.one_or_none(query)
+        row = await self._db.one_or_none(_STORE, {"store": store_id, "tenant": tenant_id})
         if row is None:
             raise NotFound("vector store", store_id)
         return VectorStore(**row)

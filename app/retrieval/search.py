@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import Select, bindparam, select
 
 from app.errors import BadRequest, Unavailable
 from app.gateway.call import Call, Principal
@@ -38,6 +38,19 @@ NAMED_DENSE = 0.4  # weight of the vectors where the query names an identifier
 SWITCHES = 5  # of a store's index that one search follows
 ANEW = 3  # times that one search begins again because files were replaced
 RERANKED = 20  # best of the first stage that a ranker reads
+
+
+_P, _F = passages.c, vector_store_files.c
+_PASSAGES = select(passages, _F.access).join(
+    vector_store_files,
+    (_F.vector_store_id == _P.vector_store_id) & (_F.file_id == _P.file_id),
+)
+_BY_NUMBER = _PASSAGES.where(_P.number.in_(bindparam("numbers", expanding=True)))
+_IN_FILE = _PASSAGES.where(
+    _P.vector_store_id == bindparam("store"),
+    _P.file_id == bindparam("file"),
+    _P.ordinal.between(bindparam("first"), bindparam("last")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,13 +266,8 @@ class Searches:
         async with self._stores.using(store, store.version) as index:
 
             async def fetch(file_id: str, first: int, last: int) -> list[Passage]:
-                table = passages.c
-                wanted = (
-                    (table.vector_store_id == store_id)
-                    & (table.file_id == file_id)
-                    & table.ordinal.between(first, last)
-                )
-                rows = await self._seen_rows(call.principal, wanted)
+                part = {"store": store_id, "file": file_id, "first": first, "last": last}
+                rows = await self._seen_rows(call.principal, _IN_FILE, part)
                 return [passage_of(row, index) for row in sorted(rows, key=lambda r: r["ordinal"])]
 
             return await widen([h.passage for h in hits], fetch, count, by, reach, max_tokens)
@@ -326,8 +334,8 @@ class Searches:
 
     async def _read(self, who: Principal, found: list[tuple[Found, StoreIndex]]) -> list[Hit]:
         """Read the texts; what SQL no longer has, or no longer shows, is not returned."""
-        wanted = passages.c.number.in_([f.number for f, _ in found])
-        rows = {row["number"]: row for row in await self._seen_rows(who, wanted)}
+        numbers = {"numbers": [f.number for f, _ in found]}
+        rows = {row["number"]: row for row in await self._seen_rows(who, _BY_NUMBER, numbers)}
         return [
             Hit(passage_of(row, index), item.score, item.dense, item.lexical)
             for item, index in found
@@ -335,12 +343,9 @@ class Searches:
             and row["vector_store_id"] == index.store_id
         ]
 
-    async def _seen_rows(self, who: Principal, wanted: ColumnElement[bool]) -> list[Row]:
+    async def _seen_rows(
+        self, who: Principal, query: Select[Any], values: dict[str, Any]
+    ) -> list[Row]:
         """The wanted passages of files that somebody may see, by the lists of this moment."""
-        files = vector_store_files.c
-        same = (files.vector_store_id == passages.c.vector_store_id) & (
-            files.file_id == passages.c.file_id
-        )
-        query = select(passages, files.access).join(vector_store_files, same).where(wanted)
-        rows = await self._db.rows(query)
+        rows = await self._db.rows(query, values)
         return [row for row in rows if sees(who, access_list(row["access"]))]

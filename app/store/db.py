@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -55,8 +55,13 @@ class Database:
             async with self.engine.connect() as connection:
                 yield connection
 
-    async def rows(self, query: Select[Any]) -> Sequence[RowMapping]:
+    async def rows(
+        self, query: Select[Any], values: Mapping[str, Any] | None = None
+    ) -> Sequence[RowMapping]:
         """All rows of one query, for what a call waits for.
+
+        A query that is made once, with ``bindparam`` where each call has values of its own, is
+        run in half the time of one that is made for the call.
 
         SQLite is read in one step to a thread. Through its async driver each of six steps is
         one, and a query by key takes three times as long.
@@ -64,20 +69,23 @@ class Database:
         with _storable():
             if self.is_sqlite:
                 loop = asyncio.get_running_loop()
-                read = partial(self._rows, query)
+                read = partial(self._rows, query, values)
                 return await loop.run_in_executor(self._readers, read)
             async with self.engine.connect() as connection:
-                rows: Sequence[RowMapping] = (await connection.execute(query)).mappings().all()
+                found = await connection.execute(query, values)
+                rows: Sequence[RowMapping] = found.mappings().all()
                 return rows
 
-    def _rows(self, query: Select[Any]) -> Sequence[RowMapping]:
+    def _rows(self, query: Select[Any], values: Mapping[str, Any] | None) -> Sequence[RowMapping]:
         with self.sync_engine.connect() as connection:
-            rows: Sequence[RowMapping] = connection.execute(query).mappings().all()
+            rows: Sequence[RowMapping] = connection.execute(query, values).mappings().all()
             return rows
 
-    async def one_or_none(self, query: Select[Any]) -> RowMapping | None:
+    async def one_or_none(
+        self, query: Select[Any], values: Mapping[str, Any] | None = None
+    ) -> RowMapping | None:
         """The only row of a query, None where there is none; see :meth:`rows`."""
-        found = await self.rows(query)
+        found = await self.rows(query, values)
         if len(found) > 1:
             raise AssertionError("a query for one row found several")
         return found[0] if found else None
