@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the tests start beside Python packages: PostgreSQL, Redis, Chromium, Node.js.
+# Installs what the tests start beside Python packages: PostgreSQL, Redis, Chromium, Node.js, ip.
 # As root on Debian it installs them; elsewhere it names what is missing and goes on
 # (the tests that need it then say so; with CI=true they fail).
 set -eu
@@ -8,6 +8,7 @@ ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/n
 command -v redis-server >/dev/null || missing="$missing redis-server"
 command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing="$missing chromium"
 command -v wrk >/dev/null || missing="$missing wrk"
+command -v ip >/dev/null || missing="$missing iproute2"
 command -v npm >/dev/null || missing="$missing nodejs npm"
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -261,8 +261,6 @@ class VllmServer:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         environment |= {
             "VLLM_API_KEY": self.api_key,  # not an argument: those are open to every user
-            "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_OFFLINE": "1",
             "HF_HOME": str(self._run_dir / "cache"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
 
 from app.errors import MissingExtra, Unavailable
@@ -27,7 +26,6 @@ class RayRunner:
     """
 
     def __init__(self, address: str, threads: int, gpus: float = 0) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing calls home
         try:
             import ray
         except ImportError as error:
