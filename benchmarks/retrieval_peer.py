@@ -25,8 +25,8 @@ import numpy as np
 K = 10
 CLIENTS = 2
 POINT_S = 1.5  # a point is measured for about so long, or over all queries once
-GRAPH = (16, 32, 64, 128, 256, 512)
-LISTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+GRAPH = (16, 32, 64, 128, 256, 512, 1024, 2048)
+LISTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 BATCH = 10_000
 MANY, MOST = 1_000_000, 10_000_000  # from here on graphs are built with less effort
 Search = Callable[[Any], Any]  # from one query to the places of its nearest, best first
