@@ -230,7 +230,7 @@ class Limits:
             if key_id is not None:
                 remedy = "an administrator can give you a key with another"
             raise BudgetExceeded(
-                f"The budget {whose}of {known.budget:.2f} USD a day is spent. It starts anew at "
+                f"The budget {whose}of {_usd(known.budget)} a day is spent. It starts anew at "
                 f"midnight UTC; {remedy}."
             )
 
@@ -307,6 +307,10 @@ class Limits:
             f"The limit of {window.limit:,} {what} is reached. Wait {wait} s and send it again.",
             headers={"retry-after": str(wait)},
         )
+
+
+def _usd(amount: float) -> str:
+    return f"{amount:,.2f} USD" if amount >= 0.01 else f"{amount:g} USD"
 
 
 def _name(who: Principal) -> str:
