@@ -28,8 +28,6 @@ ModelName = Annotated[str, Field(pattern=NAME)]
 PathModel = Annotated[str, Path(pattern=NAME)]
 DeploymentId = Annotated[str, Path(pattern=NAME)]
 Weight = Annotated[float, Field(strict=True, gt=0, le=1000)]
-
-
 Concurrent = Annotated[
     int | None,
     Field(strict=True, ge=1, le=100_000, description="Calls that it is sent at a time."),
@@ -166,9 +164,9 @@ def _shown(services: Services, found: Deployment) -> DeploymentObject:
 
 
 def _price(services: Services, model: str) -> TokenPriceBody | HourPriceBody | None:
-    found, measured = services.fleet.price(model)
+    found = services.fleet.price(model)
     if isinstance(found, HourPrice):
-        return HourPriceBody(hour_usd=found.hour_usd, tokens_per_s=measured or found.tokens_s)
+        return HourPriceBody(hour_usd=found.hour_usd, tokens_per_s=found.tokens_s)
     if found is None:
         return None
     return TokenPriceBody(
@@ -232,11 +230,10 @@ async def change_model(
         await services.fleet.set_price(model, _asked(body.price))
     seen = None
     if "cache" in body.model_fields_set:
-        wanted = body.cache
-        threshold = None if wanted is None else wanted.semantic_threshold
-        await services.fleet.set_cache(model, wanted.ttl_s if wanted else None, threshold)
-        if threshold is not None:
-            seen = await services.fleet.check_cache(threshold)
+        ttl_s, threshold = None, None
+        if body.cache is not None:
+            ttl_s, threshold = body.cache.ttl_s, body.cache.semantic_threshold
+        seen = await services.fleet.set_cache(model, ttl_s, threshold)
     return _model(services, model, seen)
 
 

@@ -216,11 +216,12 @@ class _Passage:
         self.call.left = self._left
         self.call.stream_limit = corridor.limits.begin_stream
         wanted = self.headers.get(b"x-ostiary-priority")
-        for asked in self.headers.get(b"cache-control", b"").lower().split(b","):
-            if asked.strip() == b"no-store" or (
-                asked.strip() == b"no-cache" and self.call.cache_control is None
-            ):
-                self.call.cache_control = "no-store" if b"store" in asked else "no-cache"
+        if (control := self.headers.get(b"cache-control")) is not None:
+            asked = {part.strip() for part in control.lower().split(b",")}
+            if b"no-store" in asked:
+                self.call.cache_control = "no-store"
+            elif b"no-cache" in asked:
+                self.call.cache_control = "no-cache"
         self.bad_priority = wanted not in (None, *PRIORITIES)
         if wanted == b"background" or self.call.door == "batch":
             self.call.priority = "background"

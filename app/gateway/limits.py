@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 
 from app.errors import BudgetExceeded, RateLimited, Unavailable
 from app.gateway.call import Call, Principal
-from app.gateway.streams import Streams
+from app.gateway.streams import Streams, soon, unreachable
 from app.store.db import Database
 from app.store.models import audit
 
@@ -75,17 +75,12 @@ class RedisCounters:
 
     def __init__(self, url: str, clock: Clock = time.time) -> None:
         from limits.aio.storage import RedisStorage
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
 
         self._clock = clock
         self._storage = RedisStorage(
             "async+" + url,
             implementation="redispy",
-            # A call waits for these: fail soon, and try once more over a dropped connection.
-            socket_connect_timeout=1.0,
-            socket_timeout=1.0,
-            retry=Retry(NoBackoff(), 1),  # type: ignore[arg-type]  # handed on to redis as it is
+            **soon(),  # handed on to redis as they are
         )
 
     async def add(self, name: str, limit: int, amount: int) -> Window:
@@ -94,11 +89,7 @@ class RedisCounters:
         try:
             count = await self._storage.incr(f"ostiary:{name}:{minute}", 2 * WINDOW_S, amount)
         except Exception as error:
-            raise Unavailable(
-                "The shared limits cannot be reached, so the call was refused. Try again shortly.",
-                code="limits_unavailable",
-                headers={"retry-after": "1"},
-            ) from error
+            raise unreachable() from error
         return Window(limit, limit - int(count), (minute + 1) * WINDOW_S)
 
 
@@ -225,9 +216,9 @@ class Limits:
         if known is None or self._is_old(known):
             known = await self._read(who, key_id)
         if known.budget is not None and known.read + known.charged >= known.budget * 1e9:
-            whose = "" if key_id is None else "of this key "
-            remedy = "an administrator of the platform can set another"
+            whose, remedy = "", "an administrator of the platform can set another"
             if key_id is not None:
+                whose = "of this key "
                 remedy = "an administrator can give you a key with another"
             raise BudgetExceeded(
                 f"The budget {whose}of {_usd(known.budget)} a day is spent. It starts anew at "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from typing import Protocol
+from typing import Any, Protocol
 
 from app.errors import Unavailable
 
@@ -43,6 +43,24 @@ class MemoryStreams:
             del self._open[name]
 
 
+def soon() -> dict[str, Any]:
+    """How Redis is asked where a call waits: fail soon, once more over a dropped connection."""
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    retry = Retry(NoBackoff(), 1)
+    return {"socket_connect_timeout": 1.0, "socket_timeout": 1.0, "retry": retry}
+
+
+def unreachable() -> Unavailable:
+    """A limit that cannot count refuses."""
+    return Unavailable(
+        "The shared limits cannot be reached, so the call was refused. Try again shortly.",
+        code="limits_unavailable",
+        headers={"retry-after": "1"},
+    )
+
+
 class RedisStreams:
     """Counts shared by all gateways: a sorted set of call ids by the time they began."""
 
@@ -57,15 +75,8 @@ class RedisStreams:
 
     def __init__(self, url: str) -> None:
         from redis.asyncio import Redis
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
 
-        self._redis = Redis.from_url(
-            url,
-            socket_connect_timeout=1.0,
-            socket_timeout=1.0,
-            retry=Retry(NoBackoff(), 1),
-        )
+        self._redis = Redis.from_url(url, **soon())
         self._begin = self._redis.register_script(self._BEGIN)
 
     async def begin(self, name: str, call_id: str, limit: int) -> bool:
@@ -74,11 +85,7 @@ class RedisStreams:
             args: list[str | float] = [call_id, time.time(), limit, LEASE_S]
             return bool(await self._begin(keys=[_key(name)], args=args))
         except Exception as error:
-            raise Unavailable(
-                "The shared limits cannot be reached, so the call was refused. Try again shortly.",
-                code="limits_unavailable",
-                headers={"retry-after": "1"},
-            ) from error
+            raise unreachable() from error
 
     async def end(self, name: str, call_id: str) -> None:
         try:

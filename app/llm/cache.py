@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import orjson
@@ -17,7 +17,6 @@ from app.llm.cache_store import Asked, CacheStore
 from app.llm.same_question import LONGEST, Embed, agree, marks_of
 
 log = logging.getLogger(__name__)
-Told = Literal["hit", "semantic", "miss"]
 LARGEST = 1 << 20  # bytes of a reply that is kept
 # what says nothing about the answer
 _ASIDE = {
@@ -78,13 +77,8 @@ class ReplyCache:
         self._store, self._servers, self._embed, self._clock = store, servers, embed, clock
         self._policies: dict[str, CachePolicy] = {}
 
-    @property
-    def can_compare(self) -> bool:
-        """Whether there is an embedder for the semantic cache."""
-        return self._embed() is not None
-
     def embedder(self) -> Embed | None:
-        """What turns questions into vectors."""
+        """What turns questions into vectors; None: they cannot be compared."""
         found = self._embed()
         return None if found is None else found[0]
 
@@ -113,16 +107,16 @@ class ReplyCache:
         asked = {name: value for name, value in body.items() if name not in _ASIDE}
         shape = [path, bool(body.get("stream"))]
         slot = Slot(_digest([whose, shape, asked]), policy)
+        call.cache = "miss"
         try:
             if call.cache_control != "no-cache":
                 slot.found = await self._store.get(slot.key)
-                if slot.found is not None:
-                    call.cache = call.lineage["cache"] = "hit"
-                    return slot
-            await self._compare(call, slot, [whose, shape], asked)
+            if slot.found is not None:
+                call.cache = "hit"
+            else:
+                await self._compare(call, slot, [whose, shape], asked)
         except Exception:
             log.exception("the cache failed, so the model was asked")
-        call.cache = "miss" if slot.found is None else "semantic"
         if slot.found is not None:
             call.lineage["cache"] = call.cache
         return slot
@@ -153,6 +147,7 @@ class ReplyCache:
             if agree(other.text, question, marks):
                 slot.found = await self._store.get(other.key)
                 if slot.found is not None:
+                    call.cache = "semantic"
                     call.lineage["cache_cosine"] = round(float(near[place]), 4)
                     return
 

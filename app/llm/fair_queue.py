@@ -54,9 +54,8 @@ class FairQueue:
         self._count(tenant, 1)
 
     def ended(self, tenant: str) -> None:
-        """It is no more; the next may go."""
+        """It is no more; told before its server has room again, so that it does not count."""
         self._count(tenant, -1)
-        self.look()
 
     async def enter(self, tenant: str, priority: Priority) -> None:
         """Return once a server has room: at once, or when it is this call's turn.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import Table, delete, insert, select
 from yarl import URL
 
 from app.errors import BadRequest, Conflict, NotFound
@@ -163,13 +163,7 @@ class Fleet:
             self._router.available(name)
         if model in fallbacks:
             raise BadRequest("A model cannot answer for itself.", param="fallbacks")
-        async with self._db.write() as connection:
-            await connection.execute(
-                self._db.insert(model_fallbacks)
-                .values(model=model, fallbacks=fallbacks)
-                .on_conflict_do_update(index_elements=["model"], set_={"fallbacks": fallbacks})
-            )
-        await self.sync()
+        await self._keep(model_fallbacks, model, {"fallbacks": fallbacks})
 
     async def set_price(self, model: str, price: Price | None) -> None:
         """Charge a model's calls by this price from now on; None for the default.
@@ -178,58 +172,54 @@ class Fleet:
             NotFound: it is no model of the router.
         """
         self._router.available(model)
-        async with self._db.write() as connection:
-            if price is None:
-                await connection.execute(delete(model_prices).where(model_prices.c.model == model))
-            else:
-                kept = asdict(price)
-                await connection.execute(
-                    self._db.insert(model_prices)
-                    .values(model=model, price=kept)
-                    .on_conflict_do_update(index_elements=["model"], set_={"price": kept})
-                )
-        await self.sync()
+        kept = None if price is None else {"price": asdict(price)}
+        await self._keep(model_prices, model, kept)
 
-    def price(self, model: str) -> tuple[Price | None, float | None]:
-        """What a model's calls cost, and the tokens a second where that counts; None: as set."""
-        return self._prices.of(model), self._prices.measured(model)
+    def price(self, model: str) -> Price | None:
+        """What a model's calls cost now; None: as the settings say."""
+        return self._prices.of(model)
 
-    async def set_cache(self, model: str, ttl_s: float | None, threshold: float | None) -> None:
+    async def set_cache(
+        self, model: str, ttl_s: float | None, threshold: float | None
+    ) -> Check | None:
         """Give a model's replies again for so long; None: not at all. Empties its cache.
 
         Args:
             threshold: least cosine of two questions that are taken for one; None: exact only.
+
+        Returns:
+            What the threshold does on the labelled questions.
 
         Raises:
             NotFound: it is no model of the router.
             BadRequest: the gateway has no embedder to compare questions with.
         """
         self._router.available(model)
-        if threshold is not None and not self._cache.can_compare:
+        embed = self._cache.embedder()
+        if threshold is not None and embed is None:
             raise BadRequest(
                 "This gateway runs without an embedding model, so questions cannot be compared. "
                 "Leave semantic_threshold out.",
                 param="cache.semantic_threshold",
             )
+        kept = {"ttl_s": ttl_s, "threshold": threshold, "since": time.time()}
+        await self._keep(model_caches, model, None if ttl_s is None else kept)
+        if threshold is None or embed is None:
+            return None
+        return (await check(embed, [threshold], shipped_pairs()))[0]
+
+    async def _keep(self, table: Table, model: str, values: dict[str, Any] | None) -> None:
+        """Keep what was set for a model, or forget it for None; in force on return."""
         async with self._db.write() as connection:
-            if ttl_s is None:
-                await connection.execute(delete(model_caches).where(model_caches.c.model == model))
+            if values is None:
+                await connection.execute(delete(table).where(table.c.model == model))
             else:
-                values = {"ttl_s": ttl_s, "threshold": threshold, "since": time.time()}
                 await connection.execute(
-                    self._db.insert(model_caches)
+                    self._db.insert(table)
                     .values(model=model, **values)
                     .on_conflict_do_update(index_elements=["model"], set_=values)
                 )
         await self.sync()
-
-    async def check_cache(self, threshold: float) -> Check | None:
-        """What a threshold does on the labelled questions; None without an embedder."""
-        embed = self._cache.embedder()
-        if embed is None:
-            return None
-        (found,) = await check(embed, [threshold], shipped_pairs())
-        return found
 
     def cache(self, model: str) -> CachePolicy | None:
         """How a model's replies are given again."""
@@ -265,16 +255,16 @@ class Fleet:
                     found.changed()
             for entry in await self._db.rows(select(model_fallbacks)):
                 self._router.set_fallbacks(entry["model"], entry["fallbacks"])
-            kept_prices = await self._db.rows(select(model_prices))
-            priced = {entry["model"]: _price(entry["price"]) for entry in kept_prices}
-            for model in self._router.names:
-                self._prices.set(model, priced.get(model))
-            rows_of = await self._db.rows(select(model_caches))
-            cached = {
-                r["model"]: CachePolicy(r["ttl_s"], r["threshold"], r["since"]) for r in rows_of
+            prices = {
+                r["model"]: _price(r["price"]) for r in await self._db.rows(select(model_prices))
+            }
+            caches = {
+                r["model"]: CachePolicy(r["ttl_s"], r["threshold"], r["since"])
+                for r in await self._db.rows(select(model_caches))
             }
             for model in self._router.names:
-                self._cache.set(model, cached.get(model))
+                self._prices.set(model, prices.get(model))
+                self._cache.set(model, caches.get(model))
 
     async def _take(self, row: Row, url: str) -> None:
         try:

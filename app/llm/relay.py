@@ -41,7 +41,9 @@ class Relay:
         if slot is not None and slot.found is not None:
             kept: dict[str, Any] = orjson.loads(slot.found)
             call.mark_screened("output")  # before it was kept
-            call.features["output_length"] = float(_length(kept))
+            call.features["output_length"] = float(
+                sum(len(str(holder[field])) for _, holder, field in _texts_in(kept))
+            )
             kept["usage"] = {**(kept.get("usage") or {}), "cost_usd": self.cost(call)}
             return kept
         reply = await call.while_connected(self._router.send(body, path, call))
@@ -54,8 +56,7 @@ class Relay:
         return reply
 
     async def _screen_reply(self, call: Call, reply: dict[str, Any]) -> None:
-        choices = [c for c in reply.get("choices") or () if isinstance(c, dict)]
-        places = [(c, *place) for c in choices for place in _texts_of(c)]
+        places = _texts_in(reply)
         texts = [str(holder[field]) for _, holder, field in places]
         call.features["output_length"] = float(sum(map(len, texts)))
         screened = await self._guardrails.screen(call, texts, "output")
@@ -141,10 +142,10 @@ async def told(call: Call, error: OstiaryError) -> bytes:
     return event(error.body(call.request_id))
 
 
-def _length(reply: dict[str, Any]) -> int:
-    """Characters of the model's own text in a reply."""
+def _texts_in(reply: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any], str]]:
+    """Where the model's own text stands in a reply: (choice, holder, field)."""
     choices = [c for c in reply.get("choices") or () if isinstance(c, dict)]
-    return sum(len(str(h[f])) for c in choices for h, f in _texts_of(c))
+    return [(c, *place) for c in choices for place in _texts_of(c)]
 
 
 def _texts_of(choice: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:

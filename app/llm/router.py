@@ -28,7 +28,7 @@ DEADLINE_S = 120.0  # after so long a failed call is not tried elsewhere
 class Served:
     """A model: its servers, and the models that answer when none of them can."""
 
-    def __init__(self, name: str, most: int = QUEUE, most_s: float = QUEUE_S) -> None:
+    def __init__(self, name: str, most: int, most_s: float) -> None:
         self.name, self.fallbacks = name, tuple[str, ...]()
         self.deployments: dict[str, Deployment] = {}
         self.queue = FairQueue(self._room, most, most_s)
@@ -60,12 +60,12 @@ class Served:
     @contextlib.contextmanager
     def busy(self, deployment: Deployment, tenant: str) -> Iterator[None]:
         """One more call of a tenant at a server, until the block ends."""
-        self.queue.began(tenant)
-        try:
-            with deployment.busy():
+        with deployment.busy():
+            self.queue.began(tenant)
+            try:
                 yield
-        finally:
-            self.queue.ended(tenant)
+            finally:
+                self.queue.ended(tenant)
 
     def carry(self, deployment: Deployment, tenant: str, stream: ChatStream) -> None:
         """One more call of a tenant at a server, until the stream ends."""
@@ -74,9 +74,9 @@ class Served:
         over = stream.on_end
 
         def ended() -> None:
+            self.queue.ended(tenant)
             if over is not None:
                 over()
-            self.queue.ended(tenant)
 
         stream.on_end = ended
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.gateway.call import Usage
 
@@ -97,8 +97,11 @@ class Prices:
         self._throughput: dict[str, Throughput] = {}
 
     def of(self, model: str) -> Price | None:
-        """The price of a model; None where the default holds."""
-        return self._of.get(model)
+        """The price of a model as it is charged now; None where the default holds."""
+        price = self._of.get(model)
+        if isinstance(price, HourPrice):
+            return replace(price, tokens_s=self._throughput[model].tokens_s)
+        return price
 
     def set(self, model: str, price: Price | None) -> None:
         """Charge a model's calls by ``price`` from now on; None for the default."""
@@ -111,11 +114,6 @@ class Prices:
         self._of[model] = price
         if isinstance(price, HourPrice):
             self._throughput[model] = Throughput(price.tokens_s, lambda: self._busy_s(model))
-
-    def measured(self, model: str) -> float | None:
-        """Tokens a second of a server of a model that is charged by the hour."""
-        found = self._throughput.get(model)
-        return None if found is None else found.tokens_s
 
     def served(self, model: str | None, usage: Usage) -> None:
         """Note what a model server did, for prices by the hour; once a call."""

@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 import pytest_asyncio
 
-from tests.api.calls import chat, new_key, refused, send
-from tests.conftest import Gateway
-from tests.llm.scripted import ScriptedModel
+from tests.api.calls import chat, new_key, refused
+from tests.api.scripted_house import ScriptedHouse, scripted_gateway
 
 CHAT = "/v1/chat/completions"
 MODEL = "/v1/admin/models/m"
 
 
-class House:
-    """A gateway with an embedder before a scripted model whose replies are kept."""
-
-    def __init__(self, gateway: Gateway, model: ScriptedModel) -> None:
-        self.gateway, self.model = gateway, model
-
-    async def send(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await asyncio.to_thread(send, self.gateway, method, path, body, sent)
+class House(ScriptedHouse):
+    """The gateway has an embedder, and keeps the model's replies."""
 
     async def cached(self, **cache: Any) -> dict[str, Any]:
-        status, reply, _ = await self.send("PUT", MODEL, {"cache": cache})
-        assert status == 200, reply
-        return dict(reply["cache"])
+        return dict((await self.good("PUT", MODEL, {"cache": cache}))["cache"])
 
     async def ask(
         self, question: str, fields: dict[str, Any] | None = None, **headers: str
@@ -53,15 +41,8 @@ class House:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
-    async with AsyncExitStack() as stack:
-        model = ScriptedModel()
-        await model.start()
-        stack.push_async_callback(model.stop)
-        env = {"OSTIARY_LLM_URL": model.url, "OSTIARY_LLM_MODEL": "m"}
-        data: Path = tmp_path_factory.mktemp("caching") / "data"
-        gateway = Gateway(data, env)
-        await asyncio.to_thread(gateway.start)
-        stack.push_async_callback(asyncio.to_thread, gateway.stop)
+    data = tmp_path_factory.mktemp("caching") / "data"
+    async with scripted_gateway(data) as (gateway, model):
         yield House(gateway, model)
 
 
@@ -95,8 +76,7 @@ async def test_the_same_request_is_answered_again_and_costs_nothing(house: House
     assert len(house.model.bodies) == 1
     assert (await house.ask("Hello?", {"temperature": 0.5}))[1] == "miss"
     assert (await house.ask("Hello", {}))[1] == "miss"
-    _, found, _ = await house.send("GET", "/v1/audit?request_id=cache-2")
-    (record,) = found["data"]
+    record = await house.record("cache-2")
     assert record["lineage"]["cache"] == "hit" and record["completion_tokens"] == 0
     assert record["status"] == 200
 
@@ -183,8 +163,7 @@ async def test_the_same_question_in_other_words_is_answered_from_the_semantic_ca
         "How can I reset the password of my VPN?", x_request_id="semantic"
     )
     assert (said, cache, cost) == ("First answer.", "semantic", 0.0)
-    _, found, _ = await house.send("GET", "/v1/audit?request_id=semantic")
-    assert found["data"][0]["lineage"]["cache_cosine"] >= 0.9
+    assert (await house.record("semantic"))["lineage"]["cache_cosine"] >= 0.9
     for other in (
         "How do I reset my SAP password?",  # a name
         "How do I not reset my VPN password?",  # a denial

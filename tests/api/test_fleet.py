@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.api.calls import chat, new_key, refused, send
+from tests.api.scripted_house import scripted_gateway
 from tests.conftest import Gateway
 from tests.llm.scripted import ScriptedModel
 
@@ -52,20 +53,10 @@ class Fleet:
 @pytest_asyncio.fixture(loop_scope="session")
 async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
     monkeypatch.setenv("OSTIARY_MODEL_KEY_B", "b-secret")
+    env = {"embedded_retrieval": "false", "model_key_b": "b-secret"}
     async with AsyncExitStack() as stack:
-        first = ScriptedModel()
+        gateway, first = await stack.enter_async_context(scripted_gateway(tmp_path / "data", **env))
         first.says("From the first.")
-        await first.start()
-        stack.push_async_callback(first.stop)
-        env = {
-            "OSTIARY_LLM_URL": first.url,
-            "OSTIARY_LLM_MODEL": "m",
-            "OSTIARY_EMBEDDED_RETRIEVAL": "false",
-            "OSTIARY_MODEL_KEY_B": "b-secret",
-        }
-        gateway = Gateway(tmp_path / "data", env)
-        await asyncio.to_thread(gateway.start)
-        stack.push_async_callback(asyncio.to_thread, gateway.stop)
         yield Fleet(gateway, first, stack)
 
 

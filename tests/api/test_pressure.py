@@ -4,64 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.api.calls import chat, new_key, refused, send
-from tests.conftest import Gateway
-from tests.llm.scripted import ScriptedModel
+from tests.api.calls import chat, new_key, refused
+from tests.api.scripted_house import ScriptedHouse, scripted_gateway
 
 CHAT = "/v1/chat/completions"
 MODELS = "/v1/admin/models"
 
 
-class House:
-    """A gateway before one scripted model that takes one call at a time; two more may wait."""
-
-    def __init__(self, gateway: Gateway, model: ScriptedModel) -> None:
-        self.gateway, self.model = gateway, model
-
-    async def send(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await asyncio.to_thread(send, self.gateway, method, path, body, sent)
-
-    async def good(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        status, reply, _ = await self.send(method, path, body, **headers)
-        assert status < 300, reply
-        return reply
+class House(ScriptedHouse):
+    """The model takes one call at a time; two more may wait."""
 
     async def waiting(self, count: int) -> None:
         async with asyncio.timeout(10):
             while (await self.good("GET", MODELS))["data"][0]["waiting"] != count:
                 await asyncio.sleep(0.02)
 
-    async def record(self, request_id: str) -> dict[str, Any]:
-        (found,) = (await self.good("GET", f"/v1/audit?request_id={request_id}"))["data"]
-        return dict(found)
-
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def house(tmp_path: Path) -> AsyncIterator[House]:
-    async with AsyncExitStack() as stack:
-        model = ScriptedModel()
-        await model.start()
-        stack.push_async_callback(model.stop)
-        env = {
-            "OSTIARY_LLM_URL": model.url,
-            "OSTIARY_LLM_MODEL": "m",
-            "OSTIARY_LLM_MAX_CONCURRENT": "1",
-            "OSTIARY_LLM_QUEUE": "2",
-            "OSTIARY_LLM_QUEUE_S": "1.5",
-            "OSTIARY_EMBEDDED_RETRIEVAL": "false",
-        }
-        gateway = Gateway(tmp_path / "data", env)
-        await asyncio.to_thread(gateway.start)
-        stack.push_async_callback(asyncio.to_thread, gateway.stop)
+    async with scripted_gateway(
+        tmp_path / "data",
+        llm_max_concurrent="1",
+        llm_queue="2",
+        llm_queue_s="1.5",
+        embedded_retrieval="false",
+    ) as (gateway, model):
         yield House(gateway, model)
 
 
@@ -70,9 +43,7 @@ async def test_calls_wait_their_turn_and_one_too_many_is_told_when_to_come_back(
 ) -> None:
     house.model.wait_s = 0.4
     first = asyncio.create_task(house.send("POST", CHAT, chat("1", model="m")))
-    async with asyncio.timeout(5):
-        while not house.model.bodies:
-            await asyncio.sleep(0.01)
+    await house.asked()
     nightly = asyncio.create_task(
         house.send("POST", CHAT, chat("night", model="m"), x_ostiary_priority="background")
     )
@@ -102,9 +73,7 @@ async def test_a_call_that_waits_too_long_is_told_so_and_a_stream_holds_its_plac
         streaming = asyncio.create_task(
             session.post(url, json=chat("long", model="m", stream=True))
         )
-        async with asyncio.timeout(5):
-            while not house.model.bodies:
-                await asyncio.sleep(0.01)
+        await house.asked()
         status, body, told = await house.send("POST", CHAT, chat("x", model="m"))
         assert (status, body["error"]["code"]) == (503, "model_overloaded")
         assert "retry-after" in told
@@ -121,9 +90,7 @@ async def test_a_call_that_waits_too_long_is_told_so_and_a_stream_holds_its_plac
 async def test_a_client_that_goes_away_leaves_the_line(house: House) -> None:
     house.model.wait_s = 1.0
     first = asyncio.create_task(house.send("POST", CHAT, chat("1", model="m")))
-    async with asyncio.timeout(5):
-        while not house.model.bodies:
-            await asyncio.sleep(0.01)
+    await house.asked()
     headers = {"authorization": f"Bearer {house.gateway.key}"}
     async with aiohttp.ClientSession(headers=headers) as session:
         asking = asyncio.create_task(
@@ -157,9 +124,7 @@ async def test_a_key_has_streams_and_a_budget_of_its_own(house: House) -> None:
     async with aiohttp.ClientSession(headers=headers) as session:
         url, body = house.gateway.url + CHAT, chat("a", model="m", stream=True)
         first = asyncio.create_task(session.post(url, json=body))
-        async with asyncio.timeout(5):
-            while not house.model.bodies:
-                await asyncio.sleep(0.01)
+        await house.asked()
         async with session.post(url, json=body) as second:
             assert (second.status, (await second.json())["error"]["code"]) == (
                 429,

@@ -47,5 +47,7 @@ async def test_at_the_recommended_threshold_few_near_misses_pass() -> None:
     assert (documented.same, documented.different) == (60, 60)
     assert documented.wrong == 0 and documented.found >= 30
     assert loose.found > documented.found
+    (unseen,) = await check(model.embed_passages, [0.95], shipped_pairs("test"))
+    assert (unseen.found, unseen.wrong) == (12, 0)
     (unguarded,) = await check(model.embed_passages, [0.90], pairs, guarded=False)
     assert unguarded.wrong > 3 * loose.wrong
