@@ -34,7 +34,7 @@ test-deps:
 	@PYTHON='$(PYTHON)' sh deploy/install_milvus.sh
 
 test: install .venv/.installed-dev test-deps ## Run the tests (real servers, real models)
-	$(BIN)/python -m pytest -m "not slow" --durations=20 tests
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations=20 tests
 
 test-slow: install .venv/.installed-dev test-deps ## Run the long tests (kill tests, real vLLM)
 	$(BIN)/python -m pytest -m slow --durations=20 tests

@@ -34,6 +34,7 @@ from app.api import (
     monitoring,
     rerank,
     responses,
+    rollouts,
     vector_stores,
 )
 from app.errors import OstiaryError
@@ -61,6 +62,7 @@ ROUTERS = (
     monitoring.router,
     admin.router,
     admin_models.router,
+    rollouts.router,
     health.router,
     docs.router,
     pages.router,

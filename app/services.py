@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from app.llm.fleet import Fleet
     from app.llm.responses import Responses
     from app.llm.rewriting import Rewriter
+    from app.llm.rollouts import Rollouts
     from app.llm.router import Router
     from app.monitoring.audit import AuditLog
     from app.monitoring.drift import DriftMonitor
@@ -55,6 +56,7 @@ class Services:
     connectors: Connectors
     router: Router
     fleet: Fleet
+    rollouts: Rollouts
     rewriter: Rewriter
     chat: Chat
     completions: Completions

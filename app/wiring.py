@@ -30,9 +30,12 @@ from app.llm.fleet import Fleet
 from app.llm.relay import Relay
 from app.llm.responses import Responses
 from app.llm.rewriting import Rewriter
+from app.llm.rollouts import Rollouts
 from app.llm.router import Router
 from app.llm.same_question import Embed
+from app.llm.samples import Samples
 from app.llm.server import VllmServer, find_python
+from app.llm.trial import Trials
 from app.llm.upstream import Upstream
 from app.monitoring.audit import AuditLog
 from app.monitoring.cost import Prices
@@ -74,6 +77,7 @@ from app.store.migrate import migrate
 log = logging.getLogger("ostiary")
 FLUSH_DRIFT_S = 15.0
 LOOK_FOR_SYNCS_S = 3.0
+FLUSH_SAMPLES_S = 2.0
 FOLLOW_FLEET_S = 5.0  # changes made through other gateways
 
 
@@ -222,6 +226,10 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     )
     batches.govern = corridor.govern
 
+    samples = Samples(db)
+    router.trials = Trials(samples, prices, cache.embedder)
+    stack.push_async_callback(samples.flush)
+    stack.push_async_callback(router.trials.close)
     fleet = Fleet(
         db,
         router,
@@ -244,6 +252,8 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     stack.callback(flushing.cancel)
     following = asyncio.create_task(_forever(fleet.sync, FOLLOW_FLEET_S))
     stack.callback(following.cancel)
+    sampling = asyncio.create_task(_forever(samples.flush, FLUSH_SAMPLES_S))
+    stack.callback(sampling.cancel)
     if models:
 
         async def look_for_syncs() -> None:
@@ -279,6 +289,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         connectors=Connectors(db, stores, declared, schedule),
         router=router,
         fleet=fleet,
+        rollouts=Rollouts(db, router, fleet, samples),
         rewriter=rewriter,
         chat=Chat(router, guardrails, answers, relay),
         batches=batches,

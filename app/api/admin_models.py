@@ -12,11 +12,13 @@ from app.api.admin import require_platform
 from app.api.common import ERRORS
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
+from app.llm.deployment import Role
 from app.llm.same_question import Check
 from app.monitoring.cost import HourPrice, Price, TokenPrice
 
 if TYPE_CHECKING:
     from app.llm.deployment import Deployment
+    from app.llm.rollouts import Kept
     from app.services import Services
 
 router = APIRouter(
@@ -33,6 +35,7 @@ Concurrent = Annotated[
     Field(strict=True, ge=1, le=100_000, description="Calls that it is sent at a time."),
 ]
 Usd = Annotated[float, Field(strict=True, ge=0, le=1e6)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 
 
 class DeploymentBody(BaseModel):
@@ -46,6 +49,9 @@ class DeploymentBody(BaseModel):
     ] = None
     weight: Weight = 1.0
     max_concurrent: Concurrent = None
+    role: Annotated[
+        Role, Field(description="Whom it answers: all, the canary's share, or nobody.")
+    ] = "stable"
 
 
 class DeploymentChange(BaseModel):
@@ -53,6 +59,7 @@ class DeploymentChange(BaseModel):
     weight: Weight | None = None
     draining: Annotated[bool | None, Field(strict=True)] = None
     max_concurrent: Concurrent = None
+    role: Role | None = None
 
 
 class TokenPriceBody(BaseModel):
@@ -105,14 +112,39 @@ class CacheObject(BaseModel):
     check: Annotated[CacheCheck | None, Field(description="Where a threshold was just set.")] = None
 
 
+class RolloutBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    canary_share: Annotated[
+        Share, Field(description="Of the callers, whom canaries answer; each stays on its side.")
+    ] = 0.0
+    shadow_share: Annotated[
+        Share, Field(description="Of the calls, of which shadows get copies.")
+    ] = 0.0
+    candidate_price: Annotated[
+        TokenPriceBody | None,
+        Field(description="Of candidates in the comparison. Null: as the model's."),
+    ] = None
+
+
+class RolloutObject(RolloutBody):
+    since: Annotated[AwareDatetime, Field(description="When the shares were set last.")]
+    promoted: Annotated[bool, Field(description="A rollback would undo a promotion.")]
+
+
 class ModelBody(BaseModel):
-    """What is left out stays; a null ``price`` is the settings', a null ``cache`` none."""
+    """What is left out stays.
+
+    A null ``price`` is the settings', a null ``cache`` none; a null ``rollout`` ends it.
+    """
 
     model_config = ConfigDict(extra="forbid")
     fallbacks: Annotated[list[ModelName] | None, Field(max_length=8)] = None
     price: TokenPriceBody | HourPriceBody | None = None
     cache: Annotated[
         CacheBody | None, Field(description="Setting it, the same again too, empties it.")
+    ] = None
+    rollout: Annotated[
+        RolloutBody | None, Field(description="Who is sent to canaries and shadows.")
     ] = None
 
 
@@ -121,6 +153,7 @@ class DeploymentObject(BaseModel):
     id: str
     model: str
     served: str
+    role: Role
     weight: float
     state: Literal["ready", "down", "draining"]
     max_concurrent: Annotated[int, Field(description="Calls that it is sent at a time.")]
@@ -140,6 +173,7 @@ class ModelObject(BaseModel):
         Field(description="Null: as the settings say. By the hour: tokens_per_s as measured."),
     ]
     cache: CacheObject | None
+    rollout: RolloutObject | None
     deployments: list[DeploymentObject]
 
 
@@ -153,6 +187,7 @@ def _shown(services: Services, found: Deployment) -> DeploymentObject:
         id=found.id,
         model=found.model,
         served=found.served,
+        role=found.role,
         weight=found.weight,
         state="draining" if found.draining else "ready" if found.up else "down",
         max_concurrent=found.most,
@@ -198,14 +233,34 @@ def _cache(services: Services, model: str, seen: Check | None) -> CacheObject | 
     )
 
 
-def _model(services: Services, name: str, seen: Check | None = None) -> ModelObject:
+def _rollout(kept: Kept | None) -> RolloutObject | None:
+    if kept is None:
+        return None
+    price = None
+    if kept.price is not None:
+        price = TokenPriceBody(
+            prompt_usd_per_mtok=kept.price["prompt"],
+            completion_usd_per_mtok=kept.price["completion"],
+        )
+    return RolloutObject(
+        canary_share=kept.canary_share,
+        shadow_share=kept.shadow_share,
+        candidate_price=price,
+        since=datetime.fromtimestamp(kept.since, UTC),
+        promoted=kept.previous is not None,
+    )
+
+
+async def shown_model(services: Services, name: str, seen: Check | None = None) -> ModelObject:
+    """A model with its servers, as it is now."""
     return ModelObject(
         model=name,
         fallbacks=list(services.router.fallbacks(name)),
         waiting=services.router.waiting()[name],
         price=_price(services, name),
         cache=_cache(services, name, seen),
-        deployments=[_shown(services, d) for d in services.router.deployments() if d.model == name],
+        rollout=_rollout(await services.rollouts.kept(name)),
+        deployments=[_shown(services, d) for d in services.router.deployments(name)],
     )
 
 
@@ -214,14 +269,14 @@ async def list_deployments(request: Request, call: Platform) -> ModelObjects:
     """List the models of model servers with their servers, and how those are."""
     require_platform(call)
     services: Services = request.app.state.services
-    return ModelObjects(data=[_model(services, name) for name in services.router.names])
+    return ModelObjects(data=[await shown_model(services, n) for n in services.router.names])
 
 
 @router.put("/models/{model:path}")
 async def change_model(
     request: Request, call: Platform, model: PathModel, body: ModelBody
 ) -> ModelObject:
-    """Set a model's price, its cache, and which models answer when no server of it can."""
+    """Set a model's price, its cache, its rollout, and which models answer when no server can."""
     require_platform(call)
     services: Services = request.app.state.services
     if body.fallbacks is not None:
@@ -234,7 +289,12 @@ async def change_model(
         if body.cache is not None:
             ttl_s, threshold = body.cache.ttl_s, body.cache.semantic_threshold
         seen = await services.fleet.set_cache(model, ttl_s, threshold)
-    return _model(services, model, seen)
+    if "rollout" in body.model_fields_set:
+        wanted = body.rollout or RolloutBody()
+        price = _asked(wanted.candidate_price)
+        assert not isinstance(price, HourPrice)
+        await services.rollouts.set(model, wanted.canary_share, wanted.shadow_share, price)
+    return await shown_model(services, model, seen)
 
 
 @router.post("/deployments", status_code=201)
@@ -251,6 +311,7 @@ async def add_deployment(
         api_key_env=body.api_key_env,
         weight=body.weight,
         max_concurrent=body.max_concurrent,
+        role=body.role,
     )
     return _shown(services, made)
 
@@ -259,11 +320,11 @@ async def add_deployment(
 async def change_deployment(
     request: Request, call: Platform, deployment_id: DeploymentId, body: DeploymentChange
 ) -> DeploymentObject:
-    """Give a server another share, or drain it: no more calls, streams go on to their end."""
+    """Give a server another role or share, or drain it: streams go on to their end."""
     require_platform(call)
     services: Services = request.app.state.services
     changed = await services.fleet.change(
-        deployment_id, body.weight, body.draining, body.max_concurrent
+        deployment_id, body.weight, body.draining, body.max_concurrent, body.role
     )
     return _shown(services, changed)
 

@@ -48,6 +48,7 @@ class Slot:
 
     key: str
     policy: CachePolicy
+    servers: list[str]
     found: bytes | None = None
     kind: str | None = None  # of questions that it may be compared with
     question: str = ""
@@ -62,7 +63,7 @@ class ReplyCache:
     the same policy. A cache that fails is a miss.
 
     Args:
-        servers: what stands behind a model; another set, another cache.
+        servers: what a call of a model is sent to; another set, another cache.
         embed: of the questions, and its version; None where the gateway has no embedder.
         clock: Unix seconds.
     """
@@ -70,7 +71,7 @@ class ReplyCache:
     def __init__(
         self,
         store: CacheStore,
-        servers: Callable[[str], Sequence[str]],
+        servers: Callable[[Call, dict[str, Any]], Sequence[str]],
         embed: Callable[[], tuple[Embed, str] | None],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -103,10 +104,11 @@ class ReplyCache:
         if policy is None or call.cache_control == "no-store":
             return None
         tenant, guard = call.tenant_id, call.versions.get("policy", "")
-        whose = [tenant, guard, body["model"], *sorted(self._servers(body["model"])), policy.since]
+        servers = sorted(self._servers(call, body))
+        whose = [tenant, guard, body["model"], *servers, policy.since]
         asked = {name: value for name, value in body.items() if name not in _ASIDE}
         shape = [path, bool(body.get("stream"))]
-        slot = Slot(_digest([whose, shape, asked]), policy)
+        slot = Slot(_digest([whose, shape, asked]), policy, servers)
         call.cache = "miss"
         try:
             if call.cache_control != "no-cache":
@@ -155,6 +157,8 @@ class ReplyCache:
         """Keep the reply to a request, if it is whole and the model's own."""
         if call.degraded or len(reply) > LARGEST:
             return
+        if call.lineage.get("deployment") not in slot.servers:
+            return  # a stable server answered for a canary
         try:
             await self._store.put(slot.key, reply, slot.policy.ttl_s)
             if slot.kind is not None:

@@ -7,12 +7,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from app.llm.upstream import ChatStream, Upstream
 from app.llm.upstream_errors import UpstreamUnavailable
 
 log = logging.getLogger(__name__)
+
+Role = Literal["stable", "canary", "shadow"]  # answers all, a share of the callers, or nobody
 
 _FAILURES_TO_OPEN = 3
 _PROBE_FIRST_S, _PROBE_MOST_S = 0.25, 2.0
@@ -31,6 +33,7 @@ class Deployment:
         served: the name under which the server knows it.
         weight: its share of the calls, against the other servers of the model.
         most: calls that it is sent at a time; more wait in the gateway.
+        role: whom it answers.
     """
 
     def __init__(
@@ -43,8 +46,9 @@ class Deployment:
         weight: float = 1.0,
         draining: bool = False,
         most: int = MOST_CALLS,
+        role: Role = "stable",
     ) -> None:
-        self.id, self.model, self.upstream = id, model, upstream
+        self.id, self.model, self.upstream, self.role = id, model, upstream, role
         self.served, self.weight, self.draining = served or model, weight, draining
         self.most = most
         self.up = False

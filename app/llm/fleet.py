@@ -7,23 +7,31 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Table, delete, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 from yarl import URL
 
 from app.errors import BadRequest, Conflict, NotFound
 from app.ids import new_id
 from app.llm.cache import CachePolicy, ReplyCache
-from app.llm.deployment import Deployment
+from app.llm.deployment import Deployment, Role
+from app.llm.rollout import Rollout
 from app.llm.router import Router
 from app.llm.same_question import Check, check, shipped_pairs
 from app.llm.upstream import Upstream
 from app.monitoring.cost import HourPrice, Price, Prices, TokenPrice
 from app.store.db import Database
-from app.store.models import deployments, model_caches, model_fallbacks, model_prices
+from app.store.models import (
+    deployments,
+    model_caches,
+    model_fallbacks,
+    model_prices,
+    model_rollouts,
+)
 
 log = logging.getLogger(__name__)
 KEY_NAME = re.compile(r"OSTIARY_MODEL_KEY_[A-Z0-9_]{1,100}")
@@ -42,6 +50,7 @@ class Row:
     draining: bool
     created_at: float
     max_concurrent: int | None
+    role: Role
 
 
 class Fleet:
@@ -79,17 +88,25 @@ class Fleet:
         api_key_env: str | None = None,
         weight: float = 1.0,
         max_concurrent: int | None = None,
+        role: Role = "stable",
     ) -> Deployment:
         """Take a server in; durable and used on return, once it is well.
 
         Raises:
-            BadRequest: the address is none, or the key's variable is not set.
+            BadRequest: the address is none, the key's variable is not set, or there is no stable
+                server to which it could be a candidate.
             Conflict: the name is that of an embedding model or a ranker.
         """
         if model in self._taken():
             raise Conflict(
                 f"'{model}' is served already, and not by a model server. Choose another name.",
                 param="model",
+            )
+        if role != "stable" and not self._stable(model):
+            raise BadRequest(
+                f"'{model}' has no stable server, so nothing can be its {role}. Add one with the "
+                "role 'stable' first.",
+                param="role",
             )
         _require_address(url)
         _key(api_key_env)
@@ -103,6 +120,7 @@ class Fleet:
             False,
             time.time(),
             max_concurrent,
+            role,
         )
         async with self._db.write() as connection:
             await connection.execute(insert(deployments).values(asdict(row)))
@@ -115,39 +133,68 @@ class Fleet:
         weight: float | None = None,
         draining: bool | None = None,
         max_concurrent: int | None = None,
+        role: Role | None = None,
     ) -> Deployment:
-        """Give a server another share of the calls, more or fewer at a time, or no more at all.
+        """Give a server another role or share of the calls, more or fewer at a time, or no more.
 
         Raises:
             NotFound: there is no such server.
+            Conflict: candidates of its model would have no stable server.
         """
         found = self._find(deployment_id)
-        values: dict[str, Any] = {"weight": found.weight, "draining": found.draining}
-        wanted = {"weight": weight, "draining": draining, "max_concurrent": max_concurrent}
-        values |= {name: value for name, value in wanted.items() if value is not None}
-        row = {"id": found.id, "model": found.model, "created_at": time.time(), **values}
+        if role not in (None, "stable"):
+            self._require_stable(found)
+        wanted = {
+            "weight": weight,
+            "draining": draining,
+            "max_concurrent": max_concurrent,
+            "role": role,
+        }
+        values = {name: value for name, value in wanted.items() if value is not None}
         async with self._db.write() as connection:
-            await connection.execute(
-                self._db.insert(deployments)
-                .values(**row)
-                .on_conflict_do_update(index_elements=["id"], set_=values)
-            )
+            await self.note(connection, found, values)
         await self.sync()
         return self._find(deployment_id)
+
+    async def note(
+        self, connection: AsyncConnection, found: Deployment, values: dict[str, Any]
+    ) -> None:
+        """Write what changes of a server; in force after the next :meth:`sync`."""
+        values = {"weight": found.weight, "draining": found.draining, "role": found.role} | values
+        row = {"id": found.id, "model": found.model, "created_at": time.time(), **values}
+        await connection.execute(
+            self._db.insert(deployments)
+            .values(**row)
+            .on_conflict_do_update(index_elements=["id"], set_=values)
+        )
+
+    def _stable(self, model: str) -> list[Deployment]:
+        return [d for d in self._router.deployments(model) if d.role == "stable"]
+
+    def _require_stable(self, leaving: Deployment) -> None:
+        """A model keeps a stable server while it has candidates; raises Conflict."""
+        others = [d for d in self._router.deployments(leaving.model) if d is not leaving]
+        if all(d.role != "stable" for d in others):
+            raise Conflict(
+                f"'{leaving.model}' would have no stable server. Promote a candidate, or add a "
+                "server, first."
+            )
 
     async def remove(self, deployment_id: str) -> None:
         """Forget a server; the streams that it is in go on to their end.
 
         Raises:
             NotFound: there is no such server.
-            Conflict: the settings name it.
+            Conflict: the settings name it, or candidates would have no stable server.
         """
-        self._find(deployment_id)
+        found = self._find(deployment_id)
         if deployment_id not in self._known:
             raise Conflict(
                 "This server is named by the settings. Drain it, or change the settings and "
                 "start again."
             )
+        if any(d is not found for d in self._router.deployments(found.model)):
+            self._require_stable(found)
         async with self._db.write() as connection:
             await connection.execute(delete(deployments).where(deployments.c.id == deployment_id))
         await self.sync()
@@ -252,6 +299,7 @@ class Fleet:
                 if kept is not None:
                     found.weight, found.draining = kept.weight, kept.draining
                     found.most = kept.max_concurrent or self._max_concurrent
+                    self._router.set_role(found, kept.role)
                     found.changed()
             for entry in await self._db.rows(select(model_fallbacks)):
                 self._router.set_fallbacks(entry["model"], entry["fallbacks"])
@@ -262,7 +310,11 @@ class Fleet:
                 r["model"]: CachePolicy(r["ttl_s"], r["threshold"], r["since"])
                 for r in await self._db.rows(select(model_caches))
             }
+            rollouts = {
+                r["model"]: _rollout(r) for r in await self._db.rows(select(model_rollouts))
+            }
             for model in self._router.names:
+                self._router.set_rollout(model, rollouts.get(model))
                 self._prices.set(model, prices.get(model))
                 self._cache.set(model, caches.get(model))
 
@@ -281,6 +333,7 @@ class Fleet:
             weight=row.weight,
             draining=row.draining,
             most=row.max_concurrent or self._max_concurrent,
+            role=row.role,
         )
         await self._router.add(made)
 
@@ -288,6 +341,14 @@ class Fleet:
         """Wait for no stream any more."""
         for leaving in self._leaving:
             leaving.cancel()
+
+
+def _rollout(kept: Mapping[Any, Any]) -> Rollout | None:
+    """The shares that are in force; None where both are 0."""
+    if not kept["canary_share"] and not kept["shadow_share"]:
+        return None
+    price = None if kept["price"] is None else TokenPrice(**kept["price"])
+    return Rollout(kept["canary_share"], kept["shadow_share"], price, kept["since"])
 
 
 def _price(kept: dict[str, float]) -> Price:

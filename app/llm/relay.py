@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -13,8 +13,9 @@ from app.guardrails.service import Guardrails
 from app.llm import token_details
 from app.llm.answer import count_usage
 from app.llm.cache import LARGEST, ReplyCache, Slot
+from app.llm.reply_texts import texts_in
 from app.llm.router import Router
-from app.llm.stream_screens import FIELDS, TEXT, StreamScreens
+from app.llm.stream_screens import StreamScreens
 from app.llm.upstream import ChatStream
 from app.monitoring.cost import Prices
 
@@ -42,7 +43,7 @@ class Relay:
             kept: dict[str, Any] = orjson.loads(slot.found)
             call.mark_screened("output")  # before it was kept
             call.features["output_length"] = float(
-                sum(len(str(holder[field])) for _, holder, field in _texts_in(kept))
+                sum(len(str(holder[field])) for _, holder, field in texts_in(kept))
             )
             kept["usage"] = {**(kept.get("usage") or {}), "cost_usd": self.cost(call)}
             return kept
@@ -56,7 +57,7 @@ class Relay:
         return reply
 
     async def _screen_reply(self, call: Call, reply: dict[str, Any]) -> None:
-        places = _texts_in(reply)
+        places = texts_in(reply)
         texts = [str(holder[field]) for _, holder, field in places]
         call.features["output_length"] = float(sum(map(len, texts)))
         screened = await self._guardrails.screen(call, texts, "output")
@@ -140,23 +141,3 @@ async def told(call: Call, error: OstiaryError) -> bytes:
     call.error_code = error.code
     await call.settle(error.status)
     return event(error.body(call.request_id))
-
-
-def _texts_in(reply: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any], str]]:
-    """Where the model's own text stands in a reply: (choice, holder, field)."""
-    choices = [c for c in reply.get("choices") or () if isinstance(c, dict)]
-    return [(c, *place) for c in choices for place in _texts_of(c)]
-
-
-def _texts_of(choice: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Where the model's own text stands in a choice: (holder, field)."""
-    if isinstance(choice.get(TEXT), str):
-        yield choice, TEXT
-    message = choice.get("message") or {}
-    for field in FIELDS:
-        if isinstance(message.get(field), str):
-            yield message, field
-    functions = [tool.get("function") for tool in message.get("tool_calls") or ()]
-    for function in [*functions, message.get("function_call")]:
-        if isinstance(function, dict) and isinstance(function.get("arguments"), str):
-            yield function, "arguments"

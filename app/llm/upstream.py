@@ -74,6 +74,7 @@ class ChatStream:
         self._open: set[int] = set()
         self._finished = self._over = False
         self.on_failure: Callable[[UpstreamUnavailable], None] | None = None
+        self.on_chunk: Callable[[dict[str, Any] | None], None] | None = None  # None: the end
 
     def __del__(self) -> None:
         if not self._over:  # nobody came to read it
@@ -100,7 +101,12 @@ class ChatStream:
             chunk = await self._next()
         if self.model is not None and "model" in chunk:
             chunk["model"] = self.model
+        self._tell(chunk)
         return chunk
+
+    def _tell(self, chunk: dict[str, Any] | None) -> None:
+        if self.on_chunk is not None:
+            self.on_chunk(chunk)
 
     async def prime(self) -> None:
         """Wait for the first chunk; raises as iterating does."""
@@ -115,18 +121,20 @@ class ChatStream:
                 if self._ready:
                     data = self._ready.popleft()
                     if data == b"[DONE]":
+                        self._tell(None)
                         await self._end()
                         raise StopAsyncIteration
                     return self._chunk(data)
                 if self._over:
+                    self._tell(None)
                     raise StopAsyncIteration
                 await self._fill()
         except StopAsyncIteration:
             raise
         except UpstreamUnavailable as error:
-            await self.aclose()
             if self.on_failure is not None:
                 self.on_failure(error)
+            await self.aclose()
             raise
         except BaseException:
             await self.aclose()

@@ -367,6 +367,37 @@ deployments = Table(  # model servers; those of the settings only when they were
     Column("draining", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("max_concurrent", Integer),  # calls that it is sent at a time; null: the setting
+    Column("role", String(16), nullable=False, server_default="stable"),
+)
+model_rollouts = Table(
+    "model_rollouts",
+    metadata,
+    Column("model", String(256), primary_key=True),
+    Column("canary_share", Float, nullable=False),
+    Column("shadow_share", Float, nullable=False),
+    Column("price", JSON),  # of a candidate's tokens; null: the model's
+    Column("since", Float, nullable=False),
+    Column("previous", JSON),  # id, role and draining of each server before the last promotion
+)
+rollout_samples = Table(  # what calls of a model that is being rolled out measured
+    "rollout_samples",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("model", String(256), nullable=False),
+    Column("deployment", String(256), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("outcome", String(16), nullable=False),  # answered | failed | skipped
+    Column("first_ms", Float),
+    Column("latency_ms", Float, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("cost_usd", Float, nullable=False),
+    Column("pair", String(64)),  # both samples of a call that was copied
+    Column("equal", Boolean),
+    Column("token_f1", Float),
+    Column("same_beginning", Float),
+    Column("cosine", Float),
+    Index("ix_rollout_samples_model_at", "model", "at"),
 )
 model_prices = Table(
     "model_prices",

@@ -23,6 +23,7 @@ def a_call(tenant: str = "t1", policy: str = "default@1") -> Call:
     who = Principal(tenant, "key:k", "k", frozenset({"*"}))
     call = Call("call_1", "r", "rest", "POST /v1/chat/completions", who, model="m")
     call.versions["policy"] = policy
+    call.lineage["deployment"] = "one"
     return call
 
 
@@ -32,7 +33,7 @@ class Caches:
     def __init__(self) -> None:
         self.servers = {"m": ["one"], "other": ["one"]}
         self.cache = ReplyCache(
-            MemoryCache(1_000_000), lambda model: self.servers[model], lambda: None
+            MemoryCache(1_000_000), lambda call, body: self.servers[body["model"]], lambda: None
         )
         for model in self.servers:
             self.cache.set(model, CachePolicy(60.0, None, 1.0))

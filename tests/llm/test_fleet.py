@@ -13,7 +13,8 @@ import pytest_asyncio
 from app.errors import BadRequest
 from app.gateway.call import Call
 from app.llm.deployment import Deployment
-from app.llm.router import RETRIES_AT_ONCE, SLACK, Router
+from app.llm.router import Router
+from app.llm.served import RETRIES_AT_ONCE, SLACK
 from app.llm.upstream import Upstream, UpstreamCut, UpstreamUnavailable
 from tests.llm.fake_upstream import FakeUpstream
 

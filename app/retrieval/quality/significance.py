@@ -103,14 +103,21 @@ def bootstrap_interval(
     Reference: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
     array, _ = _paired(values, values)
+    low, high = np.percentile(bootstrap_means(array, draws, seed), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def bootstrap_means(
+    values: NDArray[np.float64], draws: int = DRAWS, seed: int = SEED
+) -> NDArray[np.float64]:
+    """The means of ``draws`` samples, with replacement, of one or more values."""
     random = np.random.default_rng(seed)
     means = np.empty(draws)
-    step = max(1, _AT_ONCE // len(array))
+    step = max(1, _AT_ONCE // len(values))
     for start in range(0, draws, step):
         n = min(step, draws - start)
-        means[start : start + n] = array[random.integers(0, len(array), (n, len(array)))].mean(1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(low), float(high)
+        means[start : start + n] = values[random.integers(0, len(values), (n, len(values)))].mean(1)
+    return means
 
 
 def holm(ps: Sequence[float]) -> list[float]:
