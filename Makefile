@@ -32,9 +32,10 @@ down: ## Stop what `make up` started
 test-deps:
 	@sh deploy/install_test_tools.sh
 	@PYTHON='$(PYTHON)' sh deploy/install_milvus.sh
+	@PYTHON='$(PYTHON)' sh deploy/install_clients.sh
 
 test: install .venv/.installed-dev test-deps ## Run the tests (real servers, real models)
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations=20 tests
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=20 tests
 
 test-slow: install .venv/.installed-dev test-deps ## Run the long tests (kill tests, real vLLM)
 	$(BIN)/python -m pytest -m slow --durations=20 tests
@@ -59,4 +60,4 @@ lock: ## Write constraints.txt from what is installed (after changing dependenci
 
 clean: ## Stop the gateway; remove environments and data
 	-@$(BIN)/ostiary down
-	rm -rf .venv .vllm .milvus .node ostiary-data build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .vllm .milvus .node .clients ostiary-data build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

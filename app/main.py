@@ -123,15 +123,20 @@ async def _on_ostiary_error(request: Request, error: Exception) -> JSONResponse:
     )
 
 
+_TYPES = ("str", "int", "float", "bool")  # alternatives, as pydantic names them in a place
 _SENT_IN = ("body", "query", "path", "header")  # how the place of a field begins
 
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     """Name the first bad field and what is wrong with it, never its value."""
     assert isinstance(error, RequestValidationError)
-    first: dict[str, Any] = dict(error.errors()[0])
+    found = [dict(e) for e in error.errors()]
+    # of a field that may be of several types, the one that was understood furthest
+    same = [e for e in found if e["loc"][:2] == found[0]["loc"][:2]]
+    first: dict[str, Any] = max(same, key=lambda e: len(e["loc"]))
     loc = first["loc"]
-    where = ".".join(str(p) for p in (loc[1:] if loc[0] in _SENT_IN else loc))
+    named = [str(p) for p in (loc[1:] if loc[0] in _SENT_IN else loc)]
+    where = ".".join(p for p in named if p not in _TYPES and not set(p) & set("[](), "))
     if first["type"] == "json_invalid":
         message, where = "The body is not valid JSON. Send one JSON object.", ""
     elif first["type"] == "union_tag_invalid":  # pydantic's message repeats the value

@@ -10,6 +10,7 @@ command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing
 command -v wrk >/dev/null || missing="$missing wrk"
 command -v ip >/dev/null || missing="$missing iproute2"
 command -v npm >/dev/null || missing="$missing nodejs npm"
+ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || missing="$missing faketime"
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         export DEBIAN_FRONTEND=noninteractive

@@ -13,8 +13,9 @@ from app.api.common import ERRORS, Deleted, Id
 from app.errors import OstiaryError
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
-from app.llm.openai_types import ResponseObject, ResponsesRequest
+from app.llm.openai_replies import ResponseObject
 from app.llm.response_events import Event, Events
+from app.llm.responses_types import ResponsesRequest
 
 if TYPE_CHECKING:
     from app.llm.responses import Responses

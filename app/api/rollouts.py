@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.api.admin import require_platform
-from app.api.admin_models import ModelObject, PathModel, Platform, shown_model
+from app.api.admin_models import ModelName, ModelObject, PathModel, Platform, shown_model
 from app.api.common import ERRORS
 from app.gateway.corridor import GovernedRoute
 
@@ -77,15 +77,19 @@ class ComparisonObject(BaseModel):
     differences: list[DifferenceObject]
 
 
-class PromotionBody(BaseModel):
+class RollbackBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
+    model: ModelName
+
+
+class PromotionBody(RollbackBody):
     role: Annotated[
         Literal["canary", "shadow"] | None,
         Field(description="Which candidates, where the model has both."),
     ] = None
 
 
-@router.get("/models/{model:path}/comparison")
+@router.get("/comparisons/{model:path}")
 async def compare_candidates(
     request: Request,
     call: Platform,
@@ -112,21 +116,19 @@ async def compare_candidates(
     )
 
 
-@router.post("/models/{model:path}/promote")
-async def promote(
-    request: Request, call: Platform, model: PathModel, body: PromotionBody | None = None
-) -> ModelObject:
+@router.post("/promotions")
+async def promote(request: Request, call: Platform, body: PromotionBody) -> ModelObject:
     """Make the candidates the model's servers; those of now are drained and kept for going back."""
     require_platform(call)
     services: Services = request.app.state.services
-    await services.rollouts.promote(model, None if body is None else body.role)
-    return await shown_model(services, model)
+    await services.rollouts.promote(body.model, body.role)
+    return await shown_model(services, body.model)
 
 
-@router.post("/models/{model:path}/rollback")
-async def roll_back(request: Request, call: Platform, model: PathModel) -> ModelObject:
+@router.post("/rollbacks")
+async def roll_back(request: Request, call: Platform, body: RollbackBody) -> ModelObject:
     """End a rollout that is under way; else undo the last promotion."""
     require_platform(call)
     services: Services = request.app.state.services
-    await services.rollouts.rollback(model)
-    return await shown_model(services, model)
+    await services.rollouts.rollback(body.model)
+    return await shown_model(services, body.model)

@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar
 
 from app.errors import ClientClosed
 
@@ -80,6 +80,13 @@ DEFAULT_TENANT = "default"  # made at the first start; its administrators manage
 NOBODY = Principal("-", "anonymous", None, frozenset())
 
 
+MOST_TOKENS = 100_000_000  # that one call can have used
+
+
+def _can_be(tokens: Any) -> TypeGuard[int]:
+    return type(tokens) is int and 0 <= tokens <= MOST_TOKENS
+
+
 @dataclass(slots=True)
 class Usage:
     """What a call consumed, in tokens.
@@ -92,12 +99,27 @@ class Usage:
     completion_tokens: int = 0
     embedding_tokens: int = 0
     aside: tuple[int, int] = (0, 0)
+    estimated: bool = False  # by the length of the texts, as the server told nothing yet
 
-    def answered(self, reported: Mapping[str, Any]) -> None:
-        """Take the usage that a model server reports of the answer."""
+    def reading(self, prompt_tokens: int) -> None:
+        """A model server reads the prompt: of so many tokens, until it tells."""
         prompt, completion = self.aside
-        self.prompt_tokens = prompt + int(reported.get("prompt_tokens") or 0)
-        self.completion_tokens = completion + int(reported.get("completion_tokens") or 0)
+        self.prompt_tokens, self.completion_tokens = prompt + prompt_tokens, completion
+        self.estimated = True
+
+    def answered(self, reported: object) -> bool:
+        """Take the usage that a model server reports of the answer; False if it is none.
+
+        What cannot be a usage (no whole numbers, negative, beyond any context) is not taken.
+        """
+        told = reported if isinstance(reported, Mapping) else {}
+        read, written = told.get("prompt_tokens"), told.get("completion_tokens") or 0
+        if not (_can_be(read) and _can_be(written)):
+            return False
+        prompt, completion = self.aside
+        self.prompt_tokens, self.completion_tokens = prompt + read, completion + written
+        self.estimated = False
+        return True
 
 
 @dataclass(slots=True)

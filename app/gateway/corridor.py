@@ -156,6 +156,8 @@ class Corridor:
         to_store: Callable[[int, bytes], dict[str, Any] | None] | None = None,
     ) -> None:
         call.cost_nano_usd = self.prices.cost_nano_usd(call.model, call.usage)
+        if call.usage.estimated:
+            call.lineage["usage"] = "estimated"
         latency = time.perf_counter() - call.clock
         await self.limits.charge(call)
         self.prices.served(call.model, call.usage)

@@ -48,7 +48,7 @@ def blocks_of(body: dict[str, Any]) -> list[bytes]:
 
     A prompt shorter than a block has none: there is little to be saved.
     """
-    text = "\0".join(_texts(body))[: BLOCK * MOST_BLOCKS]
+    text = "\0".join(texts_of(body))[: BLOCK * MOST_BLOCKS]
     digest, found = hashlib.blake2b(digest_size=8), []
     for start in range(0, len(text) - BLOCK + 1, BLOCK):
         digest.update(text[start : start + BLOCK].encode("utf-8", "surrogatepass"))
@@ -56,7 +56,8 @@ def blocks_of(body: dict[str, Any]) -> list[bytes]:
     return found
 
 
-def _texts(body: dict[str, Any]) -> Iterator[str]:
+def texts_of(body: dict[str, Any]) -> Iterator[str]:
+    """The roles and texts of a prompt, one after the other."""
     prompt = body.get("prompt")
     yield from [prompt] if isinstance(prompt, str) else prompt or ()
     for message in body.get("messages") or ():

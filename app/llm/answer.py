@@ -20,6 +20,7 @@ from app.llm.gate import (
     relevance_of,
     shown,
 )
+from app.llm.reply_texts import texts_in
 from app.llm.rewriting import Rewriter
 from app.llm.router import Router
 from app.llm.sentences import is_prose, spans, terms
@@ -255,8 +256,6 @@ def _prompt(search: Search) -> list[dict[str, str]]:
 
 def count_usage(call: Call, chunk: dict[str, Any]) -> None:
     """Take a stream's usage; until it comes, count a token a chunk, so that a cut is charged."""
-    usage = chunk.get("usage")
-    if usage:
-        call.usage.answered(usage)
-    elif chunk.get("choices"):
+    told = bool(chunk.get("usage")) and call.usage.answered(chunk["usage"])
+    if not told and any(holder[field] for _, holder, field in texts_in(chunk)):
         call.usage.completion_tokens += 1

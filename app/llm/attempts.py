@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from app.llm.affinity import blocks_of
 from app.llm.deployment import Deployment
 from app.llm.fair_queue import Priority
 from app.llm.served import Served
+from app.llm.token_estimate import estimate_prompt
 from app.llm.trial import Trial
 from app.llm.upstream import ChatStream
 from app.llm.upstream_errors import UpstreamUnavailable
@@ -36,7 +38,8 @@ class Attempts:
         self._chain, self._trial = chain, trial
         several = any(len(served.deployments) > 1 for served in chain)
         self._blocks = blocks_of(body) if several else []
-        self._call, self._tried = call, set[str]()
+        self._body, self._call, self._tried = body, call, set[str]()
+        self._asking = False
         self.tenant = "" if call is None else call.tenant_id
         self._priority: Priority = "interactive" if call is None else call.priority
         self._deadline = time.monotonic() + DEADLINE_S
@@ -62,6 +65,7 @@ class Attempts:
                 self._note(served, found, time.monotonic() - began)
                 if self._trial is not None and served.name == self._chain[0].name:
                     self._trial.asks(found, served.role)
+                self._asking = True
                 return served, found
         failed = self._error or crowded
         if failed is not None:
@@ -72,7 +76,7 @@ class Attempts:
     def failed(self, found: Deployment, error: UpstreamUnavailable | RateLimited) -> None:
         """Another server is to be tried."""
         self._tried.add(found.id)
-        self._error = error
+        self._error, self._asking = error, False
         if isinstance(error, UpstreamUnavailable):
             found.fail(error)
         if self._trial is not None:
@@ -81,12 +85,14 @@ class Attempts:
     def answered(self, found: Deployment, reply: dict[str, Any]) -> None:
         """A server answered with a whole reply."""
         found.succeed()
+        self._reading()
         if self._trial is not None:
             self._trial.whole(reply)
 
     def streams(self, served: Served, found: Deployment, stream: ChatStream) -> None:
         """A server has begun to answer."""
         found.succeed()
+        self._reading()
         stream.model, stream.on_failure = served.name, found.fail
         trial = self._trial
         if trial is None:
@@ -104,8 +110,15 @@ class Attempts:
 
         stream.on_failure, stream.on_chunk, stream.on_end = failed, trial.chunk, over
 
-    def give_up(self) -> None:
+    def _reading(self) -> None:
+        """A server has the prompt: it is charged, by its length until the server tells."""
+        if self._call is not None:
+            self._call.usage.reading(estimate_prompt(self._body))
+
+    def give_up(self, error: BaseException) -> None:
         """Nobody answered, or nobody waits for an answer any more."""
+        if self._asking and isinstance(error, asyncio.CancelledError):
+            self._reading()  # the client left while a server worked for it
         if self._trial is not None:
             self._trial.over()
 

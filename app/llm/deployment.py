@@ -59,6 +59,7 @@ class Deployment:
         self.idle.set()
         self.foreign = 0  # requests beside ours that it told of when it was last looked at
         self.waiting = 0  # requests in its queue then
+        self.is_vllm = False  # by its metrics
         self.cache_usage: float | None = None  # of its memory for keys and values, 0..1
         self._failures = 0
         self._wake = asyncio.Event()
@@ -87,8 +88,15 @@ class Deployment:
         return self.waiting > 0 or (self.cache_usage or 0.0) >= _FULL
 
     def body(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The body as the server knows its model."""
-        return body if self.served == body["model"] else {**body, "model": self.served}
+        """The body as the server knows its model.
+
+        vLLM tells the usage so far with each chunk, so that a stream that is cut is charged right.
+        """
+        changed: dict[str, Any] = {} if self.served == body["model"] else {"model": self.served}
+        options = body.get("stream_options") or {}
+        if self.is_vllm and options.get("include_usage"):
+            changed["stream_options"] = {**options, "continuous_usage_stats": True}
+        return {**body, **changed} if changed else body
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
@@ -170,6 +178,7 @@ class Deployment:
         told = await self.upstream.metrics() if up else {}
         if self._wake.is_set():
             return False
+        self.is_vllm = bool(told) if up else self.is_vllm
         self.waiting = int(told.get("waiting", 0))
         running = int(told.get("running", 0)) + self.waiting
         self.foreign = max(0, running - self.outstanding)

@@ -187,6 +187,21 @@ class FunctionCall(Reply):
     arguments: str
 
 
+class ReasoningText(Reply):
+    type: Literal["reasoning_text"] = "reasoning_text"
+    text: str
+
+
+class ReasoningItem(Reply):
+    """What the model thought before it answered, where its server tells it apart."""
+
+    id: str = Field(default_factory=lambda: new_id("rs_"))
+    type: Literal["reasoning"] = "reasoning"
+    status: Literal["in_progress", "completed", "incomplete"] = "completed"
+    summary: list[dict[str, Any]] = Field(default_factory=list)
+    content: list[ReasoningText] = Field(default_factory=list)
+
+
 class InputTokensDetails(Reply):
     cached_tokens: int = 0
     cache_write_tokens: int = 0
@@ -220,22 +235,34 @@ class ResponseObject(Reply):
     id: str = Field(default_factory=lambda: new_id("resp_"))
     object: Literal["response"] = "response"
     created_at: int = Field(default_factory=now)
+    completed_at: int | None = None
     status: Literal["in_progress", "completed", "incomplete", "failed"] = "completed"
+    background: bool = False
     error: ResponseError | None = None
+    frequency_penalty: float = 0.0
     incomplete_details: IncompleteDetails | None = None
     instructions: str | None = None
     max_output_tokens: int | None = None
+    max_tool_calls: int | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
     model: str
-    output: list[OutputMessage | FileSearchCall | FunctionCall] = Field(default_factory=list)
+    output: list[OutputMessage | FileSearchCall | FunctionCall | ReasoningItem] = Field(
+        default_factory=list
+    )
     parallel_tool_calls: bool = True
+    presence_penalty: float = 0.0
     previous_response_id: str | None = None
+    prompt_cache_key: str | None = None
+    reasoning: dict[str, Any] | None = None
+    safety_identifier: str | None = None
+    service_tier: str = "default"
     store: bool = True
-    temperature: float | None = None
+    temperature: float | None = 1.0
     text: dict[str, Any] = Field(default_factory=lambda: {"format": {"type": "text"}})
     tool_choice: str | dict[str, Any] = "auto"
     tools: list[dict[str, Any]] = Field(default_factory=list)
-    top_p: float | None = None
+    top_logprobs: int = 0
+    top_p: float | None = 1.0
     truncation: Literal["auto", "disabled"] = "disabled"
     usage: ResponseUsage | None = None
     user: str | None = None

@@ -16,6 +16,7 @@ from app.llm.cache import LARGEST, ReplyCache, Slot
 from app.llm.reply_texts import texts_in
 from app.llm.router import Router
 from app.llm.stream_screens import StreamScreens
+from app.llm.token_estimate import estimate
 from app.llm.upstream import ChatStream
 from app.monitoring.cost import Prices
 
@@ -48,12 +49,14 @@ class Relay:
             kept["usage"] = {**(kept.get("usage") or {}), "cost_usd": self.cost(call)}
             return kept
         reply = await call.while_connected(self._router.send(body, path, call))
-        usage = reply.get("usage") or {}
-        call.usage.answered(usage)
+        if not call.usage.answered(reply.get("usage")):
+            said = sum(len(str(holder[field])) for _, holder, field in texts_in(reply))
+            call.usage.completion_tokens += estimate(said)
+            reply["usage"] = _counted(call)
         await self._screen_reply(call, reply)
         if slot is not None:
             await self._cache.keep(call, slot, orjson.dumps(reply))
-        reply["usage"] = {**usage, "cost_usd": self.cost(call)}
+        reply["usage"]["cost_usd"] = self.cost(call)
         return reply
 
     async def _screen_reply(self, call: Call, reply: dict[str, Any]) -> None:
@@ -113,7 +116,7 @@ class Relay:
             async with stream:
                 async for chunk in stream:
                     count_usage(call, chunk)
-                    if chunk.get("usage"):
+                    if last is None or chunk.get("usage"):
                         last = chunk
                     if not chunk.get("choices"):
                         continue
@@ -124,6 +127,8 @@ class Relay:
                         if slot is not None and size <= LARGEST:
                             kept.append(orjson.Fragment(data[6:-2]))  # as it was given out
                         yield data
+            if last is not None and call.usage.estimated:
+                last = {**last, "usage": _counted(call)}
             if wants_usage and last is not None:
                 yield self._usage_event(call, last)
             if slot is not None and size <= LARGEST:
@@ -134,6 +139,17 @@ class Relay:
             yield DONE
         except OstiaryError as error:
             yield await told(call, error)
+
+
+def _counted(call: Call) -> dict[str, Any]:
+    """The usage of an answer whose server told none that could be one."""
+    prompt, completion = call.usage.prompt_tokens, call.usage.completion_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "estimated": True,
+    }
 
 
 async def told(call: Call, error: OstiaryError) -> bytes:

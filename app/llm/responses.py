@@ -13,15 +13,13 @@ from app.gateway.call import Call
 from app.guardrails.service import Guardrails
 from app.llm.answer import Answers, Search, count_usage
 from app.llm.chat import annotate
-from app.llm.openai_types import (
-    ResponseObject,
-    ResponsesRequest,
-)
-from app.llm.response_chat import chat_body, collect_calls, sampling
+from app.llm.openai_replies import ResponseObject
+from app.llm.response_chat import chat_body, collect_calls, messages_of, sampling, text_in
 from app.llm.response_events import Event, Events
+from app.llm.responses_types import ResponsesRequest
 from app.llm.router import Router
 from app.llm.screening import screen_input
-from app.llm.upstream import delta_text
+from app.llm.written import Written
 from app.monitoring.cost import Prices
 from app.retrieval.rewrite import Turn
 from app.store.db import Database
@@ -63,7 +61,7 @@ class Responses:
     ) -> tuple[Events, AsyncIterator[Event]]:
         """Begin an answer as (event type, event) pairs; early errors are raised here."""
         history = await self._history(call, request)
-        messages = [*history, *request.messages()]
+        messages = [*history, *messages_of(request)]
         tool = request.file_search()
         events = Events(request)
         if tool is None:
@@ -73,7 +71,7 @@ class Responses:
             return events, self._plain(call, request, events, messages, stream)
         if self._answers is None:
             raise Unavailable("This gateway runs without retrieval.", code="retrieval_disabled")
-        turns = [Turn(str(m["role"]), str(m["content"] or "")) for m in messages]
+        turns = [Turn(str(m["role"]), text_in(m)) for m in messages]
         if not any(t.role == "user" and t.text.strip() for t in turns):
             raise BadRequest("file_search needs a user message to search for.", param="input")
         search = await self._answers.search(
@@ -142,9 +140,8 @@ class Responses:
     ) -> AsyncIterator[Event]:
         for event in events.begin():
             yield event
-        screen = self._guardrails.stream(call)
+        written = Written(self._guardrails, call, events)
         calls: dict[int, dict[str, str]] = {}
-        opened = False
         cut = False
         async with stream:
             async for chunk in stream:
@@ -152,25 +149,10 @@ class Responses:
                 for choice in chunk.get("choices") or ():
                     collect_calls(calls, choice)
                     cut = cut or choice.get("finish_reason") == "length"
-                text = await self._guardrails.feed(screen, delta_text(chunk))
-                if text and not opened:
-                    opened = True
-                    for event in events.begin_text():
-                        yield event
-                if text:
-                    for event in events.text(text):
-                        yield event
-        rest = await self._guardrails.finish(screen)
-        if (rest or not calls) and not opened:
-            opened = True
-            for event in events.begin_text():
-                yield event
-        if rest:
-            for event in events.text(rest):
-                yield event
-        if opened:
-            for event in events.end_text():
-                yield event
+                async for event in written.take(chunk):
+                    yield event
+        async for event in written.end(says_nothing=bool(calls), cut=cut):
+            yield event
         for wanted in calls.values():
             (arguments,) = await self._guardrails.screen(call, [wanted["arguments"]], "output")
             for event in events.function_call({**wanted, "arguments": arguments}):

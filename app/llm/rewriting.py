@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from app.gateway.call import Call
+from app.gateway.call import Call, Usage
 from app.guardrails.service import Guardrails
 from app.llm.router import Router
 from app.retrieval.rewrite import Rewritten, Turn, rewrite, rewrite_by_rules
@@ -43,7 +44,7 @@ class Rewriter:
                 "max_tokens": MOST_TOKENS,
             }
             reply = await self._router.send(body)
-            _count(call, reply.get("usage") or {})
+            _count(call, reply)
             return str(reply["choices"][0]["message"]["content"] or "")
 
         found = await rewrite(turns, ask, TIMEOUT_S)
@@ -54,10 +55,10 @@ class Rewriter:
         return found
 
 
-def _count(call: Call, usage: dict[str, int]) -> None:
-    spent = call.usage
+def _count(call: Call, reply: dict[str, Any]) -> None:
+    spent, one = call.usage, Usage()
+    one.answered(reply.get("usage"))
     prompt, completion = spent.aside
-    prompt += int(usage.get("prompt_tokens") or 0)
-    completion += int(usage.get("completion_tokens") or 0)
+    prompt, completion = prompt + one.prompt_tokens, completion + one.completion_tokens
     spent.aside = (prompt, completion)
     spent.prompt_tokens, spent.completion_tokens = prompt, completion

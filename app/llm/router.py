@@ -184,8 +184,8 @@ class Router:
                 if "model" in reply:
                     reply["model"] = served.name
                 return reply
-        except BaseException:
-            attempts.give_up()
+        except BaseException as error:
+            attempts.give_up(error)
             raise
 
     async def stream(
@@ -210,8 +210,8 @@ class Router:
                     continue
                 attempts.streams(served, found, stream)
                 return stream
-        except BaseException:
-            attempts.give_up()
+        except BaseException as error:
+            attempts.give_up(error)
             raise
 
     def _attempts(

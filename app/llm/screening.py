@@ -6,13 +6,9 @@ from typing import TypeVar
 
 from app.gateway.call import Call
 from app.guardrails.service import Guardrails
-from app.llm.openai_types import (
-    ChatCompletionRequest,
-    CompletionRequest,
-    ResponsesRequest,
-    replace_texts,
-    texts_of,
-)
+from app.llm.openai_types import ChatCompletionRequest, CompletionRequest
+from app.llm.request_texts import replace_texts, texts_of
+from app.llm.responses_types import ResponsesRequest
 from app.llm.router import Router
 
 Request = TypeVar("Request", ChatCompletionRequest, CompletionRequest, ResponsesRequest)

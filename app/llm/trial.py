@@ -58,8 +58,7 @@ class Heard:
             if self._length < LONGEST:
                 self._length += len(text)
                 self._texts.setdefault((choice.get("index") or 0, field), []).append(text)
-        if reply.get("usage"):
-            self.usage.answered(reply["usage"])
+        self.usage.answered(reply.get("usage"))
         return told
 
     def end(self) -> None:

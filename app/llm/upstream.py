@@ -61,6 +61,15 @@ def delta_text(chunk: dict[str, Any]) -> str:
     return ""
 
 
+def delta_reasoning(chunk: dict[str, Any]) -> str:
+    """Return what the model thinks in `chunk`, by its newer or older name; '' when nothing."""
+    for choice in chunk.get("choices") or ():
+        delta = choice.get("delta") or {}
+        thought = delta.get("reasoning") or delta.get("reasoning_content")
+        return thought if isinstance(thought, str) else ""
+    return ""
+
+
 class ChatStream:
     """The chunks of one streamed reply; iterate to the end, or `aclose` to stop the model."""
 

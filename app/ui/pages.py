@@ -16,7 +16,7 @@ from app.api.common import ERRORS, Id
 from app.errors import OstiaryError
 from app.gateway.call import Call
 from app.gateway.corridor import Scope
-from app.llm.openai_types import FileSearchTool, ResponsesRequest
+from app.llm.responses_types import FileSearchTool, ResponsesRequest
 from app.ui import render, session
 from app.ui.page_route import GUARDED, PageRoute, html
 from app.ui.stream import fragments

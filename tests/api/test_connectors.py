@@ -231,7 +231,7 @@ def test_a_search_finds_one_version_of_a_changed_document_at_any_moment(place: P
     for thread in threads:
         thread.start()
     try:
-        for hour in range(7, 13):
+        for hour in range(7, 10):
             place.write("gate.md", GATE.format(hour=hour))
             assert place.counts(place.synced()) == {"found": 1, "changed": 1}
     finally:

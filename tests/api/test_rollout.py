@@ -19,6 +19,8 @@ from tests.llm.scripted import ScriptedModel
 CHAT = "/v1/chat/completions"
 MODEL = "/v1/admin/models/m"
 SERVERS = "/v1/admin/deployments"
+COMPARISON = "/v1/admin/comparisons/m"
+PROMOTE, ROLL_BACK, OF_M = "/v1/admin/promotions", "/v1/admin/rollbacks", {"model": "m"}
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -45,7 +47,7 @@ class House(ScriptedHouse):
         """The comparison, once a candidate has so many calls."""
         async with asyncio.timeout(20):
             while True:
-                found = dict(await self.good("GET", f"{MODEL}/comparison"))
+                found = dict(await self.good("GET", COMPARISON))
                 tried = [s for s in found["sides"] if s["role"] != "stable"]
                 if sum(side[outcome] for side in tried) >= wanted:
                     return found
@@ -271,13 +273,13 @@ async def test_a_promotion_and_its_rollback_are_one_call_each_and_outlive_a_kill
 ) -> None:
     added = await house.add("canary")
     await house.shares(canary_share=0.1)
-    made = await house.good("POST", f"{MODEL}/promote")
+    made = await house.good("POST", PROMOTE, OF_M)
     assert (made["rollout"]["canary_share"], made["rollout"]["promoted"]) == (0.0, True)
     await asyncio.to_thread(house.gateway.kill)
     await asyncio.to_thread(house.gateway.start)
     assert await house.roles() == {"m": ("stable", "draining"), added: ("stable", "ready")}
     assert {await house.say(f"{n}") for n in range(5)} == {"The new answer."}
-    back = await house.good("POST", f"{MODEL}/rollback")
+    back = await house.good("POST", ROLL_BACK, OF_M)
     assert back["rollout"]["promoted"] is False
     await asyncio.to_thread(house.gateway.kill)
     await asyncio.to_thread(house.gateway.start)
@@ -285,16 +287,16 @@ async def test_a_promotion_and_its_rollback_are_one_call_each_and_outlive_a_kill
     assert {await house.say(f"{n}") for n in range(5)} == {"The old answer."}
     records = (await house.good("GET", "/v1/audit?limit=20"))["data"]
     routes = [r["route"] for r in records]
-    assert any("promote" in r for r in routes) and any("rollback" in r for r in routes)
+    assert any("promotions" in r for r in routes) and any("rollbacks" in r for r in routes)
 
 
 async def test_a_rollback_ends_what_is_under_way_first(house: House) -> None:
     await house.add("canary")
     await house.shares(canary_share=1.0, shadow_share=0.5)
-    ended = await house.good("POST", f"{MODEL}/rollback")
+    ended = await house.good("POST", ROLL_BACK, OF_M)
     assert (ended["rollout"]["canary_share"], ended["rollout"]["shadow_share"]) == (0.0, 0.0)
     assert await house.say() == "The old answer."
-    status, body, _ = await house.send("POST", f"{MODEL}/rollback")
+    status, body, _ = await house.send("POST", ROLL_BACK, OF_M)
     assert (status, body["error"]["code"]) == (409, "conflict")
 
 
@@ -315,8 +317,8 @@ async def test_what_cannot_be_is_refused_with_what_to_do(house: House) -> None:
     async def error(wanted: int, method: str, path: str, body: Any = None) -> dict[str, Any]:
         return refused(await house.send(method, path, body), wanted)
 
-    for path in (f"{MODEL}/promote", f"{MODEL}/rollback"):
-        await error(409, "POST", path)
+    for path in (PROMOTE, ROLL_BACK):
+        await error(409, "POST", path, OF_M)
     first = {"model": "new", "url": house.candidate.url, "role": "canary"}
     told = await error(400, "POST", SERVERS, first)
     assert told["param"] == "role" and "stable" in told["message"]
@@ -328,15 +330,16 @@ async def test_what_cannot_be_is_refused_with_what_to_do(house: House) -> None:
     ):
         told = await error(400, "PUT", MODEL, {"rollout": wrong})
         assert next(iter(wrong)) in told["message"]
-    for method, path in (("GET", "comparison"), ("POST", "promote"), ("POST", "rollback")):
-        told = await error(404, method, f"/v1/admin/models/none/{path}")
+    for path in (PROMOTE, ROLL_BACK):
+        told = await error(404, "POST", path, {"model": "none"})
         assert told["code"] == "model_not_found"
+    assert (await error(404, "GET", COMPARISON + "x"))["code"] == "model_not_found"
     told = await error(409, "POST", f"{SERVERS}/m", {"role": "shadow"})
     assert "no stable server" in told["message"]
     canary, shadow = await house.add("canary"), await house.add("shadow")
-    assert (await error(400, "POST", f"{MODEL}/promote"))["param"] == "role"
+    assert (await error(400, "POST", PROMOTE, OF_M))["param"] == "role"
     await error(409, "POST", f"{SERVERS}/m", {"role": "canary"})
-    made = await house.good("POST", f"{MODEL}/promote", {"role": "shadow"})
+    made = await house.good("POST", PROMOTE, {**OF_M, "role": "shadow"})
     assert {d["id"]: d["role"] for d in made["deployments"]} == {
         "m": "stable",
         canary: "canary",
@@ -346,6 +349,6 @@ async def test_what_cannot_be_is_refused_with_what_to_do(house: House) -> None:
 
 async def test_only_the_platforms_administrators_may(house: House) -> None:
     key = await asyncio.to_thread(new_key, house.gateway, scopes=["admin", "chat:write"])
-    for method, path in (("GET", "comparison"), ("POST", "promote"), ("POST", "rollback")):
-        reply = await house.send(method, f"{MODEL}/{path}", authorization=f"Bearer {key['key']}")
-        refused(reply, 403)
+    for method, path in (("GET", COMPARISON), ("POST", PROMOTE), ("POST", ROLL_BACK)):
+        body = OF_M if method == "POST" else None
+        refused(await house.send(method, path, body, authorization=f"Bearer {key['key']}"), 403)

@@ -22,6 +22,7 @@ class ScriptedModel:
         self.finish = "stop"
         self.cut_after: int | None = None
         self.tool: dict[str, Any] | None = None
+        self.thinks = ""  # before it says anything
         self.wait_s = 0.0
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str] = set()  # credentials that it was sent
@@ -48,6 +49,7 @@ class ScriptedModel:
     def says(self, text: str, *before: str) -> None:
         """Begin a new scene: this text, told to the end, once those ``before`` were told."""
         self.text, self.finish, self.cut_after, self.tool = text, "stop", None, None
+        self.thinks = ""
         self.wait_s, self._before = 0.0, list(before)
         self.bodies.clear()
 
@@ -90,6 +92,8 @@ class ScriptedModel:
             await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
 
         await send({"role": "assistant", "content": ""})
+        for word in re.findall(r"\S+\s*", self.thinks):
+            await send({"reasoning": word})
         for number, word in enumerate([] if self.tool else words):
             if number == self.cut_after:
                 assert request.transport is not None

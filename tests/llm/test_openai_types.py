@@ -30,10 +30,10 @@ from app.llm.openai_types import (
     ChatCompletionRequest,
     CompletionRequest,
     EmbeddingsRequest,
-    ResponsesRequest,
-    replace_texts,
-    texts_of,
 )
+from app.llm.request_texts import replace_texts, texts_of
+from app.llm.response_chat import messages_of
+from app.llm.responses_types import ResponsesRequest
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -141,7 +141,7 @@ def test_a_responses_input_becomes_chat_messages() -> None:
     )
     tool = request.file_search()
     assert tool is not None and tool.vector_store_ids == ["vs_1"]
-    assert [m["role"] for m in request.messages()] == [
+    assert [m["role"] for m in messages_of(request)] == [
         *("system", "system", "user", "assistant", "tool")
     ]
     assert texts_of(request) == ["be brief", "rules", "q", "{}", "42"]

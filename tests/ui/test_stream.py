@@ -8,8 +8,8 @@ import pytest
 
 from app.errors import GuardrailViolation, OstiaryError, Unavailable
 from app.gateway.call import Call
-from app.llm.openai_types import ResponsesRequest
 from app.llm.response_events import Event, Events
+from app.llm.responses_types import ResponsesRequest
 from app.ui.stream import fragments
 
 
