@@ -122,20 +122,19 @@ def run(plan: Plan, parts: tuple[str, ...] = ("calls", "streams")) -> dict[str, 
         result["machine"]["disk_sync_ms"] = rig.sync_ms(folder)
         say(f"disk sync: {result['machine']['disk_sync_ms']}")
         peer = None
-        if "calls" in parts:
-            try:
-                result["versions"]["litellm"] = litellm_proxy.version()
-                peer = litellm_proxy.proxy
-            except rig.NotInstalled as why:
-                result["left_out"] = {litellm_proxy.NAME: str(why)}
-                say(f"{litellm_proxy.NAME}: {why}")
+        try:
+            result["versions"]["litellm"] = litellm_proxy.version()
+            peer = litellm_proxy.proxy
+        except rig.NotInstalled as why:
+            result["left_out"] = {litellm_proxy.NAME: str(why)}
+            say(f"{litellm_proxy.NAME}: {why}")
         with rig.all_servers(folder / "calls", with_ner="calls" in parts, peer=peer) as servers:
             if "calls" in parts:
                 result["calls"] = measure_calls(servers, plan, numbers)
             if "streams" in parts:
                 result["first_token"] = streams.measure_first_token(servers, plan, numbers, say)
         if "streams" in parts:
-            result["open_streams"] = streams.measure_open(folder / "open", plan, numbers, say)
+            result["open_streams"] = streams.measure_open(folder / "open", plan, numbers, say, peer)
 
     rig.in_scratch(work)
     result["verdicts"] = verdict.judge(result)
@@ -154,9 +153,14 @@ def main() -> None:
     parser.add_argument("--only", choices=("calls", "streams"), help="measure one part")
     parser.add_argument("--rounds", type=int, help="default 5")
     parser.add_argument("--seconds", type=float, help="of each load on whole calls")
+    parser.add_argument("--open-rounds", type=int, help="of open streams, default 5")
     given = parser.parse_args()
     base = asdict(SHORT if given.short else Plan())
-    own = {"rounds": given.rounds, "seconds": given.seconds}
+    own = {
+        "rounds": given.rounds,
+        "seconds": given.seconds,
+        "open_rounds": given.open_rounds,
+    }
     plan = Plan(**{**base, **{k: v for k, v in own.items() if v is not None}})
     result = run(plan, (given.only,) if given.only else ("calls", "streams"))
     name = f"gateway-{given.only}" if given.only else "gateway"

@@ -73,6 +73,8 @@ def as_markdown(result: dict[str, Any]) -> str:
             "servers; memory is the private memory gained, the stub's own for `direct`.\n"
         )
         parts.append(_open(opened))
+        for name, why in opened.get("failed", {}).items():
+            parts.append(f"{name} did not keep them open: {why}\n")
     parts.append("## Against the targets\n")
     parts.append(verdict_table(result["verdicts"]))
     return "\n".join(parts)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import rig
+from benchmarks.verdict import PEER
 
 if TYPE_CHECKING:
     from benchmarks.gateway import Numbers, Plan
@@ -88,23 +89,38 @@ class Memory:
 
 
 def measure_open(
-    folder: Path, plan: Plan, numbers: Numbers, say: Callable[[str], None]
+    folder: Path,
+    plan: Plan,
+    numbers: Numbers,
+    say: Callable[[str], None],
+    peer: Callable[[Path, str], Any] | None = None,
 ) -> dict[str, Any]:
     """Many streams open at once: the longest pause beyond the stub's own, memory of each.
 
     Each round has fresh servers: memory that a process once had is not given back, so a
-    second run in the same process would seem to need none.
+    second run in the same process would seem to need none. A peer that does not keep them all
+    open is told under ``failed``.
     """
     seen: dict[str, list[dict[str, Any]]] = {}
+    failed: dict[str, str] = {}
     for number in range(plan.open_rounds):
-        with rig.all_servers(folder / str(number), with_ner=False) as servers:
+        with rig.all_servers(folder / str(number), with_ner=False, peer=peer) as servers:
             for server in servers.values():
-                seen.setdefault(server.name, []).append(_open(server, plan, numbers))
+                if server.name in failed:
+                    continue
+                try:
+                    seen.setdefault(server.name, []).append(_open(server, plan, numbers))
+                except RuntimeError as error:
+                    if server.name != PEER:
+                        raise
+                    failed[server.name] = str(error)[:500]
+                    seen.pop(server.name, None)
         say(f"open streams: round {number + 1} of {plan.open_rounds}")
     names = ("stall_max_ms", "stall_p99_ms", "kb_a_stream", "first_token_p50_ms")
     return {
         "streams": plan.open_streams,
         "interval_ms": plan.open_interval_ms,
+        "failed": failed,
         "targets": {
             name: {**{n: rig.median([r[n] for r in rounds], 2) for n in names}, "rounds": rounds}
             for name, rounds in seen.items()

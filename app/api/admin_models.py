@@ -139,6 +139,15 @@ class ModelBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     fallbacks: Annotated[list[ModelName] | None, Field(max_length=8)] = None
+    hedge_ms: Annotated[
+        int | None,
+        Field(
+            strict=True,
+            ge=1,
+            le=600_000,
+            description="Without a first byte, until a second server is asked too. Null: never.",
+        ),
+    ] = None
     price: TokenPriceBody | HourPriceBody | None = None
     cache: Annotated[
         CacheBody | None, Field(description="Setting it, the same again too, empties it.")
@@ -167,6 +176,7 @@ class ModelObject(BaseModel):
     object: Literal["model.deployments"] = "model.deployments"
     model: str
     fallbacks: list[str]
+    hedge_ms: int | None
     waiting: Annotated[int, Field(description="Calls that wait until a server has room.")]
     price: Annotated[
         TokenPriceBody | HourPriceBody | None,
@@ -196,6 +206,11 @@ def _shown(services: Services, found: Deployment) -> DeploymentObject:
         cache_usage=found.cache_usage,
         from_settings=services.fleet.of_settings(found.id),
     )
+
+
+def _hedge_ms(services: Services, model: str) -> int | None:
+    found = services.router.hedge_s(model)
+    return None if found is None else round(1e3 * found)
 
 
 def _price(services: Services, model: str) -> TokenPriceBody | HourPriceBody | None:
@@ -256,6 +271,7 @@ async def shown_model(services: Services, name: str, seen: Check | None = None) 
     return ModelObject(
         model=name,
         fallbacks=list(services.router.fallbacks(name)),
+        hedge_ms=_hedge_ms(services, name),
         waiting=services.router.waiting()[name],
         price=_price(services, name),
         cache=_cache(services, name, seen),
@@ -281,6 +297,8 @@ async def change_model(
     services: Services = request.app.state.services
     if body.fallbacks is not None:
         await services.fleet.set_fallbacks(model, body.fallbacks)
+    if "hedge_ms" in body.model_fields_set:
+        await services.fleet.set_hedge(model, body.hedge_ms)
     if "price" in body.model_fields_set:
         await services.fleet.set_price(model, _asked(body.price))
     seen = None

@@ -40,17 +40,20 @@ class Attempts:
         self._blocks = blocks_of(body) if several else []
         self._body, self._call, self._tried = body, call, set[str]()
         self._asking = False
+        # what is tried after a canary would have gone there without it: it is nobody's retry
+        self._stable = next(served for served in chain if served.role == "stable")
+        self._free = False
         self.tenant = "" if call is None else call.tenant_id
         self._priority: Priority = "interactive" if call is None else call.priority
         self._deadline = time.monotonic() + DEADLINE_S
         self._error: UpstreamUnavailable | RateLimited | None = None
-        self._chain[0].called()
+        self._stable.called()
 
     async def next(self) -> tuple[Served, Deployment]:
         """The next server to try; raises what the last one failed with when there is none."""
         if self._error is not None:
             late = time.monotonic() > self._deadline
-            if late or not self._chain[0].may_retry():
+            if late or not (self._free or self._stable.may_retry()):
                 raise self._error
         crowded: RateLimited | Unavailable | None = None
         for served in self._chain:
@@ -65,7 +68,7 @@ class Attempts:
                 self._note(served, found, time.monotonic() - began)
                 if self._trial is not None and served.name == self._chain[0].name:
                     self._trial.asks(found, served.role)
-                self._asking = True
+                self._asking, self._free = True, served.role == "canary"
                 return served, found
         failed = self._error or crowded
         if failed is not None:
@@ -82,16 +85,40 @@ class Attempts:
         if self._trial is not None:
             self._trial.failed()
 
+    def hedge(self, served: Served, first: Deployment) -> Deployment | None:
+        """Another server for a call that waits long at the first; None where none is idle."""
+        idle = [
+            d
+            for d in served.deployments.values()
+            if d.room and d.id not in {*self._tried, first.id}
+        ]
+        if not idle or len(served.queue) or not self._stable.may_retry():
+            return None
+        if self._call is not None:
+            self._call.lineage["hedged"] = first.id
+        if self._trial is not None:
+            self._trial.unmeasured()
+        other = min(idle, key=lambda d: d.load)
+        self._tried.add(other.id)  # where both fail, neither is asked again
+        return other
+
+    def lost(self, found: Deployment, error: BaseException | None) -> None:
+        """One of two servers failed."""
+        self._tried.add(found.id)
+        if isinstance(error, UpstreamUnavailable):
+            found.fail(error)
+
     def answered(self, found: Deployment, reply: dict[str, Any]) -> None:
         """A server answered with a whole reply."""
-        found.succeed()
+        self._by(found)
         self._reading()
         if self._trial is not None:
             self._trial.whole(reply)
+            self._trial.over()
 
     def streams(self, served: Served, found: Deployment, stream: ChatStream) -> None:
         """A server has begun to answer."""
-        found.succeed()
+        self._by(found)
         self._reading()
         stream.model, stream.on_failure = served.name, found.fail
         trial = self._trial
@@ -109,6 +136,11 @@ class Attempts:
                 ended()
 
         stream.on_failure, stream.on_chunk, stream.on_end = failed, trial.chunk, over
+
+    def _by(self, found: Deployment) -> None:
+        found.succeed()
+        if self._call is not None and "hedged" in self._call.lineage:
+            self._call.lineage["deployment"] = found.id
 
     def _reading(self) -> None:
         """A server has the prompt: it is charged, by its length until the server tells."""

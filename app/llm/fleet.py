@@ -212,6 +212,15 @@ class Fleet:
             raise BadRequest("A model cannot answer for itself.", param="fallbacks")
         await self._keep(model_fallbacks, model, {"fallbacks": fallbacks})
 
+    async def set_hedge(self, model: str, hedge_ms: int | None) -> None:
+        """Ask a second server too when the first has not begun to answer after so long.
+
+        Raises:
+            NotFound: it is no model of the router.
+        """
+        fallbacks = list(self._router.fallbacks(model))
+        await self._keep(model_fallbacks, model, {"fallbacks": fallbacks, "hedge_ms": hedge_ms})
+
     async def set_price(self, model: str, price: Price | None) -> None:
         """Charge a model's calls by this price from now on; None for the default.
 
@@ -303,6 +312,8 @@ class Fleet:
                     found.changed()
             for entry in await self._db.rows(select(model_fallbacks)):
                 self._router.set_fallbacks(entry["model"], entry["fallbacks"])
+                hedge_ms = entry["hedge_ms"]
+                self._router.set_hedge(entry["model"], hedge_ms and hedge_ms / 1e3)
             prices = {
                 r["model"]: _price(r["price"]) for r in await self._db.rows(select(model_prices))
             }

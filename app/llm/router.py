@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
 
 from app.errors import NotFound, RateLimited
 from app.gateway.call import Call
@@ -16,6 +16,7 @@ from app.llm.trial import Trials
 from app.llm.upstream import CHAT, ChatStream, Upstream
 from app.llm.upstream_errors import UNKNOWN_MODEL, UpstreamUnavailable
 
+T = TypeVar("T")
 QUEUE, QUEUE_S = 1_000, 30.0  # calls that wait for a model, and how long one does
 
 
@@ -106,6 +107,15 @@ class Router:
         if (model, "stable") in self._served:
             self._find(model).fallbacks = tuple(fallbacks)
 
+    def hedge_s(self, model: str) -> float | None:
+        """After how long a second server is asked too, seconds; None: never."""
+        return self._find(model).hedge_s
+
+    def set_hedge(self, model: str, hedge_s: float | None) -> None:
+        """Ask a second server too when the first has not begun to answer after so long."""
+        if (model, "stable") in self._served:
+            self._find(model).hedge_s = hedge_s
+
     def rollout(self, model: str) -> Rollout | None:
         """How candidates of a model are tried; None: they are not."""
         return self._rollouts.get(model)
@@ -171,22 +181,16 @@ class Router:
         Raises NotFound (`model_not_found`), UpstreamUnavailable, or the server's own refusal.
         """
         attempts = self._attempts(body, path, call, streamed=False)
-        try:
-            while True:
-                served, found = await attempts.next()
-                try:
-                    with served.busy(found, attempts.tenant):
-                        reply = await found.upstream.send(found.body(body), path)
-                except (UpstreamUnavailable, RateLimited) as error:
-                    attempts.failed(found, error)
-                    continue
-                attempts.answered(found, reply)
-                if "model" in reply:
-                    reply["model"] = served.name
-                return reply
-        except BaseException as error:
-            attempts.give_up(error)
-            raise
+
+        async def ask(served: Served, found: Deployment) -> dict[str, Any]:
+            with served.busy(found, attempts.tenant):
+                return await found.upstream.send(found.body(body), path)
+
+        served, found, reply = await self._first(attempts, ask)
+        attempts.answered(found, reply)
+        if "model" in reply:
+            reply["model"] = served.name
+        return reply
 
     async def stream(
         self, body: dict[str, Any], path: str = CHAT, call: Call | None = None
@@ -197,22 +201,71 @@ class Router:
         iterated.
         """
         attempts = self._attempts(body, path, call, streamed=True)
+
+        async def ask(served: Served, found: Deployment) -> ChatStream:
+            with served.busy(found, attempts.tenant):
+                stream = await found.upstream.stream(found.body(body), path)
+                served.carry(found, attempts.tenant, stream)
+            await stream.prime()
+            return stream
+
+        served, found, stream = await self._first(attempts, ask)
+        attempts.streams(served, found, stream)
+        return stream
+
+    async def _first(
+        self, attempts: Attempts, ask: Callable[[Served, Deployment], Coroutine[Any, Any, T]]
+    ) -> tuple[Served, Deployment, T]:
+        """The first server that answers, and what."""
         try:
             while True:
                 served, found = await attempts.next()
                 try:
-                    with served.busy(found, attempts.tenant):
-                        stream = await found.upstream.stream(found.body(body), path)
-                        served.carry(found, attempts.tenant, stream)
-                    await stream.prime()
+                    if served.hedge_s is None:
+                        return served, found, await ask(served, found)
+                    found, answer = await self._hedged(attempts, served, found, ask)
+                    return served, found, answer
                 except (UpstreamUnavailable, RateLimited) as error:
                     attempts.failed(found, error)
-                    continue
-                attempts.streams(served, found, stream)
-                return stream
         except BaseException as error:
             attempts.give_up(error)
             raise
+
+    async def _hedged(
+        self,
+        attempts: Attempts,
+        served: Served,
+        first: Deployment,
+        ask: Callable[[Served, Deployment], Coroutine[Any, Any, T]],
+    ) -> tuple[Deployment, T]:
+        """Ask a second server too when the first is silent for long; the quicker answers.
+
+        Dean and Barroso, The tail at scale, CACM 56(2), 2013.
+        """
+        asked = {asyncio.create_task(ask(served, first)): first}
+        try:
+            await asyncio.wait(asked, timeout=served.hedge_s)
+            if not any(task.done() for task in asked):
+                other = attempts.hedge(served, first)
+                if other is not None:
+                    asked[asyncio.create_task(ask(served, other))] = other
+            while True:
+                done, left = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+                good = next((task for task in done if task.exception() is None), None)
+                if good is not None:
+                    return asked.pop(good), good.result()
+                for task in done:
+                    if not left or not isinstance(
+                        task.exception(), (UpstreamUnavailable, RateLimited)
+                    ):
+                        task.result()  # raises what it failed with
+                    attempts.lost(asked.pop(task), task.exception())  # the other may still answer
+        finally:
+            for task in asked:
+                task.cancel()
+            for loser in await asyncio.gather(*asked, return_exceptions=True):
+                if isinstance(loser, ChatStream):
+                    await loser.aclose()
 
     def _attempts(
         self, body: dict[str, Any], path: str, call: Call | None, *, streamed: bool

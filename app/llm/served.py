@@ -32,6 +32,7 @@ class Served:
         self._prefixes = Prefixes()
         self._turn = itertools.count()
         self._retries = RETRIES_AT_ONCE
+        self.hedge_s: float | None = None  # after so long without a first byte another is asked
 
     @property
     def up(self) -> bool:

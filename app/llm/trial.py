@@ -88,6 +88,10 @@ class Trial:
         """A server is sent the call."""
         self._heard = Heard(deployment, role)
 
+    def unmeasured(self) -> None:
+        """Two servers are asked: neither is to be judged by it."""
+        self._heard = None
+
     def failed(self) -> None:
         """It did not answer."""
         if self._heard is not None:

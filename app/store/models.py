@@ -418,6 +418,7 @@ model_fallbacks = Table(
     metadata,
     Column("model", String(256), primary_key=True),
     Column("fallbacks", JSON, nullable=False),
+    Column("hedge_ms", Integer),  # without a first byte, until another server is asked too
 )
 
 # jobs ----------------------------------------------------------------------------------

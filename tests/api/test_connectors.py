@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -226,6 +227,7 @@ def test_a_search_finds_one_version_of_a_changed_document_at_any_moment(place: P
             seen.update(found)
             if len(found) != 1:
                 wrong.append(found)
+            time.sleep(0.05)  # the sync needs the processors too
 
     threads = [threading.Thread(target=searching) for _ in range(3)]
     for thread in threads:

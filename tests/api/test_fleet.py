@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import httpx
 import pytest
 import pytest_asyncio
 
@@ -19,6 +20,17 @@ from tests.llm.scripted import ScriptedModel
 
 MODELS = "/v1/admin/models"
 SERVERS = "/v1/admin/deployments"
+
+
+def raw(gateway: Gateway, body: dict[str, Any]) -> tuple[int, str]:
+    """A chat, whole or streamed, as it came."""
+    reply = httpx.post(
+        f"{gateway.url}/v1/chat/completions",
+        json=body,
+        headers={"authorization": f"Bearer {gateway.key}"},
+        timeout=30,
+    )
+    return reply.status_code, reply.text
 
 
 class Fleet:
@@ -175,3 +187,48 @@ async def test_what_cannot_be_is_refused(fleet: Fleet) -> None:
     as_other = {"authorization": f"Bearer {key}"}
     attempt("POST", SERVERS, good, 403, headers=as_other)
     attempt("GET", MODELS, None, 403, headers=as_other)
+
+
+async def test_a_call_that_waits_long_is_sent_to_a_second_server_and_charged_once(
+    fleet: Fleet,
+) -> None:
+    second = await fleet.server("From the second.")
+    await fleet.send("POST", SERVERS, {"model": "m", "url": second.url})
+    fleet.first.wait_s = 20.0
+    shown = await fleet.send("PUT", f"{MODELS}/m", {"hedge_ms": 150})
+    assert shown["hedge_ms"] == 150 and shown["fallbacks"] == []
+    for streamed in (False, True):
+        fleet.first.bodies.clear()
+        fleet.first.left.clear()
+        for _ in range(2):  # equals take turns
+            body = chat("Hello", model="m", stream=streamed)
+            status, text = await asyncio.to_thread(raw, fleet.gateway, body)
+            assert status == 200 and "second" in text
+        assert len(fleet.first.bodies) == 1
+        async with asyncio.timeout(5):
+            await fleet.first.left.wait()
+    path = "/v1/audit?limit=50"
+    found = [r for r in (await fleet.send("GET", path))["data"] if "hedged" in r["lineage"]]
+    assert [r["lineage"]["hedged"] for r in found] == ["m", "m"]
+    assert all(r["lineage"]["deployment"] != "m" for r in found)
+    assert [r["completion_tokens"] for r in found] == [3, 3]
+    servers = await fleet.servers()
+    assert [s["outstanding"] for s in servers.values()] == [0, 0]
+
+
+async def test_a_hedged_call_fails_when_both_do_and_survives_when_one_does(fleet: Fleet) -> None:
+    second = await fleet.server("From the second.")
+    await fleet.send("POST", SERVERS, {"model": "m", "url": second.url})
+    await fleet.send("PUT", f"{MODELS}/m", {"hedge_ms": 50})
+    fleet.first.wait_s = second.wait_s = 0.5
+    port = int(second.url.split(":")[2].split("/")[0])
+    asking = [asyncio.create_task(fleet.say()) for _ in range(4)]
+    await asyncio.sleep(0.3)
+    await second.stop()  # with calls under way
+    assert {await said for said in asking} == {"From the first."}
+    await fleet.first.stop()
+    status, body, _ = await asyncio.to_thread(
+        send, fleet.gateway, "POST", "/v1/chat/completions", chat("Hello", model="m")
+    )
+    assert (status, body["error"]["code"]) == (503, "llm_unavailable")
+    await second.start(port)

@@ -26,6 +26,6 @@ async def test_no_call_is_lost_doubled_or_charged_other_than_seen(tmp_path: Path
             assert row["charged_nano_usd"] == 0 and "503" in row["seen"], row
         assert by_fault["none", call]["charged_tokens"] == [20, 12]
         assert by_fault["drip", call]["charged_tokens"] == [20, 12]
-        assert by_fault["client leaves", call]["audit"]["outcome"] == "cut"
+    assert by_fault["client leaves", "whole"]["audit"]["outcome"] == "cut"
     assert "upstream_cut" in by_fault["cut", "stream"]["seen"]
     assert by_fault["cut", "stream"]["charged_tokens"][1] == 4

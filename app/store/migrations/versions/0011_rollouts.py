@@ -1,4 +1,4 @@
-"""candidates of a model: roles of servers, shares, and what their calls measured
+"""candidates of a model: roles of servers, shares, and what their calls measured; hedged calls
 
 Revision: 0011; follows: 0010
 """
@@ -17,6 +17,7 @@ def upgrade() -> None:
         "deployments",
         sa.Column("role", sa.String(16), nullable=False, server_default="stable"),
     )
+    op.add_column("model_fallbacks", sa.Column("hedge_ms", sa.Integer()))
     op.create_table(
         "model_rollouts",
         sa.Column("model", sa.String(256), primary_key=True),
@@ -50,4 +51,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("rollout_samples")
     op.drop_table("model_rollouts")
+    op.drop_column("model_fallbacks", "hedge_ms")
     op.drop_column("deployments", "role")
