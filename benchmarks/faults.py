@@ -18,7 +18,7 @@ import json
 import random
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,10 +86,20 @@ class Caller:
         """Close the connections."""
         await self._session.close()
 
-    async def get(self, path: str) -> Any:
-        """A reply of the gateway's own."""
-        async with self._session.get(self._url + path) as response:
+    async def get(self, path: str, server: rig.Server | None = None) -> Any:
+        """A reply of the gateway's own, or of a server."""
+        url = self._url if server is None else server.url
+        async with self._session.get(url + path) as response:
             return orjson.loads(await response.read())
+
+    async def until(self, path: str, is_so: Callable[[Any], bool]) -> Any:
+        """The reply, once it is so."""
+        async with asyncio.timeout(30):
+            while True:
+                found = await self.get(path)
+                if is_so(found):
+                    return found
+                await asyncio.sleep(0.05)
 
     async def post(self, path: str, body: Any) -> None:
         """Change something of the gateway."""
@@ -204,12 +214,8 @@ async def records(caller: Caller, prefix: str) -> list[dict[str, Any]]:
 
 async def record_of(caller: Caller, name: str) -> dict[str, Any]:
     """The audit record of a call, once it is there: a caller that left does not wait for it."""
-    async with asyncio.timeout(10):
-        while True:
-            page = await caller.get(f"/v1/audit?request_id={name}")
-            if page["data"]:
-                return dict(page["data"][0])
-            await asyncio.sleep(0.05)
+    page = await caller.until(f"/v1/audit?request_id={name}", lambda page: bool(page["data"]))
+    return dict(page["data"][0])
 
 
 async def nobody(caller: Caller) -> dict[str, Any]:
@@ -226,11 +232,17 @@ async def alone(caller: Caller) -> list[dict[str, Any]]:
     for fault in FAULTS:
         for streamed in (False, True):
             name = f"alone-{fault.replace(' ', '-')}-{'stream' if streamed else 'whole'}"
-            await asyncio.sleep(0.6)  # until the servers are looked at again
+            await caller.until("/v1/admin/models", _all_ready)
             seen = await caller.call(name, fault, streamed)
             record = await record_of(caller, name)
             rows.append(_row(fault, streamed, seen, record))
     return rows
+
+
+def _all_ready(models: Any) -> bool:
+    """Whether the faulty servers have been looked at since they failed."""
+    (faulty_,) = (m for m in models["data"] if m["model"] == MODEL)
+    return all(d["state"] == "ready" for d in faulty_["deployments"])
 
 
 def _row(fault: str, streamed: bool, seen: Seen, record: dict[str, Any]) -> dict[str, Any]:
@@ -340,12 +352,13 @@ async def run(folder: Path, calls: int, seed: int = 0) -> dict[str, Any]:
             table = [await nobody(caller), *await alone(caller)]
             say("each fault alone: done")
             seen = await mixed(caller, calls, seed, clock)
-            await asyncio.sleep(2 * SILENCE_S)  # the last that left are recorded
+            for call in seen:
+                if call.end == "left":  # nobody waited for its record
+                    await record_of(caller, call.id)
             found = await records(caller, "mixed-")
             sent: Counter[str] = Counter()
             for server in servers:
-                async with caller._session.get(f"{server.url}/sent") as response:
-                    sent.update(orjson.loads(await response.read()))
+                sent.update(await caller.get("/sent", server))
             usage = await caller.get("/v1/usage?group_by=model&days=3")
             everything = await records(caller, "")
             verdict = await caller.get("/v1/audit/verify")

@@ -217,10 +217,14 @@ def _price(services: Services, model: str) -> TokenPriceBody | HourPriceBody | N
     found = services.fleet.price(model)
     if isinstance(found, HourPrice):
         return HourPriceBody(hour_usd=found.hour_usd, tokens_per_s=found.tokens_s)
-    if found is None:
+    return _token_price(found)
+
+
+def _token_price(price: TokenPrice | None) -> TokenPriceBody | None:
+    if price is None:
         return None
     return TokenPriceBody(
-        prompt_usd_per_mtok=found.prompt, completion_usd_per_mtok=found.completion
+        prompt_usd_per_mtok=price.prompt, completion_usd_per_mtok=price.completion
     )
 
 
@@ -251,17 +255,12 @@ def _cache(services: Services, model: str, seen: Check | None) -> CacheObject | 
 def _rollout(kept: Kept | None) -> RolloutObject | None:
     if kept is None:
         return None
-    price = None
-    if kept.price is not None:
-        price = TokenPriceBody(
-            prompt_usd_per_mtok=kept.price["prompt"],
-            completion_usd_per_mtok=kept.price["completion"],
-        )
+    rollout = kept.rollout
     return RolloutObject(
-        canary_share=kept.canary_share,
-        shadow_share=kept.shadow_share,
-        candidate_price=price,
-        since=datetime.fromtimestamp(kept.since, UTC),
+        canary_share=rollout.canary_share,
+        shadow_share=rollout.shadow_share,
+        candidate_price=_token_price(rollout.price),
+        since=datetime.fromtimestamp(rollout.since, UTC),
         promoted=kept.previous is not None,
     )
 

@@ -13,6 +13,7 @@ from app.api.admin import require_platform
 from app.api.admin_models import ModelName, ModelObject, PathModel, Platform, shown_model
 from app.api.common import ERRORS
 from app.gateway.corridor import GovernedRoute
+from app.llm.deployment import Role
 
 if TYPE_CHECKING:
     from app.services import Services
@@ -33,7 +34,7 @@ class SideObject(BaseModel):
     """The calls of one server in one role; measures are null where nothing was measured."""
 
     deployment: str
-    role: Literal["stable", "canary", "shadow"]
+    role: Role
     answered: int
     failed: int
     skipped: Annotated[int, Field(description="Copies that were not sent: too many under way.")]

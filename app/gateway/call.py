@@ -78,8 +78,6 @@ def _digest(text: str) -> str:
 
 DEFAULT_TENANT = "default"  # made at the first start; its administrators manage the others
 NOBODY = Principal("-", "anonymous", None, frozenset())
-
-
 MOST_TOKENS = 100_000_000  # that one call can have used
 
 
@@ -120,6 +118,15 @@ class Usage:
         self.prompt_tokens, self.completion_tokens = prompt + read, completion + written
         self.estimated = False
         return True
+
+    def as_reply(self) -> dict[str, Any]:
+        """As a chat or completion tells it."""
+        prompt, completion = self.prompt_tokens, self.completion_tokens
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
 
 
 @dataclass(slots=True)

@@ -20,10 +20,10 @@ from app.llm.gate import (
     relevance_of,
     shown,
 )
-from app.llm.reply_texts import texts_in
 from app.llm.rewriting import Rewriter
 from app.llm.router import Router
 from app.llm.sentences import is_prose, spans, terms
+from app.llm.token_estimate import count_usage
 from app.llm.upstream import delta_text
 from app.llm.upstream_errors import UpstreamCut, UpstreamUnavailable
 from app.pools import Pool
@@ -199,7 +199,7 @@ class Answers:
         held = ""
         async with await self._router.stream(body, call=call) as stream:
             async for chunk in stream:
-                count_usage(call, chunk)
+                count_usage(call.usage, chunk)
                 held += delta_text(chunk)
                 *whole, held = _SENTENCE.split(held)
                 for sentence in whole:
@@ -252,10 +252,3 @@ def _prompt(search: Search) -> list[dict[str, str]]:
         {"role": "system", "content": _INSTRUCTION},
         {"role": "user", "content": asked},
     ]
-
-
-def count_usage(call: Call, chunk: dict[str, Any]) -> None:
-    """Take a stream's usage; until it comes, count a token a chunk, so that a cut is charged."""
-    told = bool(chunk.get("usage")) and call.usage.answered(chunk["usage"])
-    if not told and any(holder[field] for _, holder, field in texts_in(chunk)):
-        call.usage.completion_tokens += 1

@@ -39,7 +39,7 @@ class Attempts:
         several = any(len(served.deployments) > 1 for served in chain)
         self._blocks = blocks_of(body) if several else []
         self._body, self._call, self._tried = body, call, set[str]()
-        self._asking = False
+        self._asking = 0  # servers that work for it now
         # what is tried after a canary would have gone there without it: it is nobody's retry
         self._stable = next(served for served in chain if served.role == "stable")
         self._free = False
@@ -68,7 +68,7 @@ class Attempts:
                 self._note(served, found, time.monotonic() - began)
                 if self._trial is not None and served.name == self._chain[0].name:
                     self._trial.asks(found, served.role)
-                self._asking, self._free = True, served.role == "canary"
+                self._asking, self._free = 1, served.role == "canary"
                 return served, found
         failed = self._error or crowded
         if failed is not None:
@@ -77,9 +77,9 @@ class Attempts:
         raise UpstreamUnavailable(f"The model '{name}' is not running now.", gone=True)
 
     def failed(self, found: Deployment, error: UpstreamUnavailable | RateLimited) -> None:
-        """Another server is to be tried."""
+        """A server did not answer; another is to be tried."""
         self._tried.add(found.id)
-        self._error, self._asking = error, False
+        self._error, self._asking = error, self._asking - 1
         if isinstance(error, UpstreamUnavailable):
             found.fail(error)
         if self._trial is not None:
@@ -98,20 +98,12 @@ class Attempts:
             self._call.lineage["hedged"] = first.id
         if self._trial is not None:
             self._trial.unmeasured()
-        other = min(idle, key=lambda d: d.load)
-        self._tried.add(other.id)  # where both fail, neither is asked again
-        return other
-
-    def lost(self, found: Deployment, error: BaseException | None) -> None:
-        """One of two servers failed."""
-        self._tried.add(found.id)
-        if isinstance(error, UpstreamUnavailable):
-            found.fail(error)
+        self._asking += 1
+        return min(idle, key=lambda d: d.load)
 
     def answered(self, found: Deployment, reply: dict[str, Any]) -> None:
         """A server answered with a whole reply."""
         self._by(found)
-        self._reading()
         if self._trial is not None:
             self._trial.whole(reply)
             self._trial.over()

@@ -121,13 +121,7 @@ class Chat:
             yield await told(call, error)
 
     def _usage(self, call: Call) -> dict[str, Any]:
-        usage = call.usage
-        return {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-            "cost_usd": self._relay.cost(call),
-        }
+        return {**call.usage.as_reply(), "cost_usd": self._relay.cost(call)}
 
 
 def _sampling(request: ChatCompletionRequest) -> dict[str, Any]:

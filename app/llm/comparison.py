@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.llm.deployment import Role
 from app.llm.samples import Sample
 from app.retrieval.quality.significance import bootstrap_interval, bootstrap_means
 
-ROLES = "stable", "canary", "shadow"
+ROLES: tuple[Role, ...] = get_args(Role)
 DRAWS = 1_000  # of the bootstrap
 LEAST = 10  # calls of a side below which no interval is told
 MEASURES = ("latency_ms", "first_ms", "completion_tokens", "cost_usd")
@@ -34,7 +36,7 @@ class Side:
     """The calls of one server in one role."""
 
     deployment: str
-    role: str
+    role: Role
     answered: int
     failed: int
     skipped: int
@@ -52,7 +54,7 @@ class Difference:
     """
 
     measure: str
-    role: str
+    role: Role
     paired: bool
     stable: float
     candidate: float
@@ -87,7 +89,7 @@ class Comparison:
 
 def compare(samples: Sequence[Sample]) -> Comparison:
     """Compare what the samples tell; the same samples always give the same intervals."""
-    sides: dict[tuple[str, str], list[Sample]] = {}
+    sides: dict[tuple[Role, str], list[Sample]] = {}
     for sample in samples:
         sides.setdefault((sample.role, sample.deployment), []).append(sample)
     shadows = [s for s in samples if s.pair is not None and s.role == "shadow"]
@@ -98,7 +100,7 @@ def compare(samples: Sequence[Sample]) -> Comparison:
     )
 
 
-def _side(role: str, name: str, samples: list[Sample]) -> Side:
+def _side(role: Role, name: str, samples: list[Sample]) -> Side:
     answered = [s for s in samples if s.outcome == "answered"]
     return Side(
         name,

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ class Fleet:
                 f"'{model}' is served already, and not by a model server. Choose another name.",
                 param="model",
             )
-        if role != "stable" and not self._stable(model):
+        if role != "stable" and model not in self._router.names:
             raise BadRequest(
                 f"'{model}' has no stable server, so nothing can be its {role}. Add one with the "
                 "role 'stable' first.",
@@ -167,9 +167,6 @@ class Fleet:
             .values(**row)
             .on_conflict_do_update(index_elements=["id"], set_=values)
         )
-
-    def _stable(self, model: str) -> list[Deployment]:
-        return [d for d in self._router.deployments(model) if d.role == "stable"]
 
     def _require_stable(self, leaving: Deployment) -> None:
         """A model keeps a stable server while it has candidates; raises Conflict."""
@@ -322,7 +319,9 @@ class Fleet:
                 for r in await self._db.rows(select(model_caches))
             }
             rollouts = {
-                r["model"]: _rollout(r) for r in await self._db.rows(select(model_rollouts))
+                r["model"]: rollout
+                for r in await self._db.rows(select(model_rollouts))
+                if (rollout := Rollout.from_row(r)).under_way
             }
             for model in self._router.names:
                 self._router.set_rollout(model, rollouts.get(model))
@@ -352,14 +351,6 @@ class Fleet:
         """Wait for no stream any more."""
         for leaving in self._leaving:
             leaving.cancel()
-
-
-def _rollout(kept: Mapping[Any, Any]) -> Rollout | None:
-    """The shares that are in force; None where both are 0."""
-    if not kept["canary_share"] and not kept["shadow_share"]:
-        return None
-    price = None if kept["price"] is None else TokenPrice(**kept["price"])
-    return Rollout(kept["canary_share"], kept["shadow_share"], price, kept["since"])
 
 
 def _price(kept: dict[str, float]) -> Price:

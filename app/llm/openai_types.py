@@ -50,6 +50,7 @@ class Part(Wire):
 
     type: str = Field(min_length=1, max_length=64)
     text: str | None = None
+    refusal: str | None = None
 
 
 class Message(Wire):

@@ -11,12 +11,11 @@ from app.errors import OstiaryError
 from app.gateway.call import Call
 from app.guardrails.service import Guardrails
 from app.llm import token_details
-from app.llm.answer import count_usage
 from app.llm.cache import LARGEST, ReplyCache, Slot
-from app.llm.reply_texts import texts_in
+from app.llm.reply_texts import length_of, texts_in
 from app.llm.router import Router
 from app.llm.stream_screens import StreamScreens
-from app.llm.token_estimate import estimate
+from app.llm.token_estimate import count_usage, estimate, estimate_prompt
 from app.llm.upstream import ChatStream
 from app.monitoring.cost import Prices
 
@@ -43,15 +42,13 @@ class Relay:
         if slot is not None and slot.found is not None:
             kept: dict[str, Any] = orjson.loads(slot.found)
             call.mark_screened("output")  # before it was kept
-            call.features["output_length"] = float(
-                sum(len(str(holder[field])) for _, holder, field in texts_in(kept))
-            )
+            call.features["output_length"] = float(length_of(kept))
             kept["usage"] = {**(kept.get("usage") or {}), "cost_usd": self.cost(call)}
             return kept
         reply = await call.while_connected(self._router.send(body, path, call))
         if not call.usage.answered(reply.get("usage")):
-            said = sum(len(str(holder[field])) for _, holder, field in texts_in(reply))
-            call.usage.completion_tokens += estimate(said)
+            call.usage.reading(estimate_prompt(body))
+            call.usage.completion_tokens += estimate(length_of(reply))
             reply["usage"] = _counted(call)
         await self._screen_reply(call, reply)
         if slot is not None:
@@ -115,7 +112,7 @@ class Relay:
         try:
             async with stream:
                 async for chunk in stream:
-                    count_usage(call, chunk)
+                    count_usage(call.usage, chunk)
                     if last is None or chunk.get("usage"):
                         last = chunk
                     if not chunk.get("choices"):
@@ -143,13 +140,7 @@ class Relay:
 
 def _counted(call: Call) -> dict[str, Any]:
     """The usage of an answer whose server told none that could be one."""
-    prompt, completion = call.usage.prompt_tokens, call.usage.completion_tokens
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "estimated": True,
-    }
+    return {**call.usage.as_reply(), "estimated": True}
 
 
 async def told(call: Call, error: OstiaryError) -> bytes:

@@ -14,6 +14,11 @@ def texts_in(reply: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]
     return [(c, *place) for c in choices for place in _texts_of(c)]
 
 
+def length_of(reply: dict[str, Any]) -> int:
+    """The characters of the model's own texts in a reply."""
+    return sum(len(str(holder[field])) for _, holder, field in texts_in(reply))
+
+
 def _texts_of(choice: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     """Where the model's own text stands in a choice: (holder, field)."""
     if isinstance(choice.get(TEXT), str):

@@ -62,9 +62,6 @@ def _visit(request: Screened, change: Callable[[str], str]) -> None:
             return
         for item in request.input:
             item.content = _changed(item.content, change)
-            for part in item.content if isinstance(item.content, list) else ():
-                if part.refusal is not None:
-                    part.refusal = change(part.refusal)
             if item.arguments is not None:
                 item.arguments = change(item.arguments)
             item.output = _changed(item.output, change)
@@ -79,4 +76,6 @@ def _changed(content: str | Content | None, change: Callable[[str], str]) -> str
     for part in content or ():
         if part.text is not None:
             part.text = change(part.text)
+        if part.refusal is not None:
+            part.refusal = change(part.refusal)
     return content

@@ -11,7 +11,7 @@ from sqlalchemy import delete, insert, select
 from app.errors import BadRequest, NotFound, Unavailable
 from app.gateway.call import Call
 from app.guardrails.service import Guardrails
-from app.llm.answer import Answers, Search, count_usage
+from app.llm.answer import Answers, Search
 from app.llm.chat import annotate
 from app.llm.openai_replies import ResponseObject
 from app.llm.response_chat import chat_body, collect_calls, messages_of, sampling, text_in
@@ -19,6 +19,7 @@ from app.llm.response_events import Event, Events
 from app.llm.responses_types import ResponsesRequest
 from app.llm.router import Router
 from app.llm.screening import screen_input
+from app.llm.token_estimate import count_usage
 from app.llm.written import Written
 from app.monitoring.cost import Prices
 from app.retrieval.rewrite import Turn
@@ -145,7 +146,7 @@ class Responses:
         cut = False
         async with stream:
             async for chunk in stream:
-                count_usage(call, chunk)
+                count_usage(call.usage, chunk)
                 for choice in chunk.get("choices") or ():
                     collect_calls(calls, choice)
                     cut = cut or choice.get("finish_reason") == "length"

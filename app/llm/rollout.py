@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import RowMapping
+
 from app.gateway.call import Call
 from app.monitoring.cost import TokenPrice
 
@@ -27,6 +29,17 @@ class Rollout:
     shadow_share: float
     price: TokenPrice | None
     since: float
+
+    @property
+    def under_way(self) -> bool:
+        """Whether callers or copies are sent to candidates."""
+        return bool(self.canary_share or self.shadow_share)
+
+    @classmethod
+    def from_row(cls, row: RowMapping) -> Rollout:
+        """As the database keeps it."""
+        price = None if row["price"] is None else TokenPrice(**row["price"])
+        return cls(row["canary_share"], row["shadow_share"], price, row["since"])
 
 
 def place_of(call: Call, body: dict[str, Any]) -> float:

@@ -14,6 +14,7 @@ from app.errors import BadRequest, Conflict
 from app.llm.comparison import Comparison, compare
 from app.llm.deployment import Deployment, Role
 from app.llm.fleet import Fleet
+from app.llm.rollout import Rollout
 from app.llm.router import Router
 from app.llm.samples import Samples
 from app.monitoring.cost import TokenPrice
@@ -28,17 +29,8 @@ class Kept:
     ``previous`` are ``id``, ``role`` and ``draining`` of each server before the last promotion.
     """
 
-    model: str
-    canary_share: float
-    shadow_share: float
-    price: dict[str, float] | None
-    since: float
+    rollout: Rollout
     previous: list[dict[str, Any]] | None
-
-    @property
-    def under_way(self) -> bool:
-        """Whether callers or copies are sent to candidates."""
-        return bool(self.canary_share or self.shadow_share)
 
 
 class Rollouts:
@@ -53,7 +45,7 @@ class Rollouts:
         self._router.available(model)
         query = select(model_rollouts).where(model_rollouts.c.model == model)
         found = await self._db.one_or_none(query)
-        return None if found is None else Kept(**found)
+        return None if found is None else Kept(Rollout.from_row(found), found["previous"])
 
     async def set(
         self, model: str, canary_share: float, shadow_share: float, price: TokenPrice | None
@@ -113,12 +105,12 @@ class Rollouts:
         """
         async with self._changing:
             kept = await self.kept(model)
-            if kept is None or not (kept.under_way or kept.previous):
+            if kept is None or not (kept.rollout.under_way or kept.previous):
                 raise Conflict(
                     f"Nothing of '{model}' is being rolled out, and nothing was promoted."
                 )
             async with self._db.write() as connection:
-                if kept.under_way:
+                if kept.rollout.under_way:
                     await self._note(connection, model, _ENDED)
                 else:
                     await self._restore(connection, model, kept.previous or [])
@@ -146,7 +138,7 @@ class Rollouts:
             since: Unix seconds; None: since the shares were last set.
         """
         kept = await self.kept(model)
-        start = since if since is not None else 0.0 if kept is None else kept.since
+        start = since if since is not None else 0.0 if kept is None else kept.rollout.since
         samples = await self._samples.since(model, start)
         return start, await asyncio.to_thread(compare, samples)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -17,6 +19,7 @@ from app.llm.upstream import CHAT, ChatStream, Upstream
 from app.llm.upstream_errors import UNKNOWN_MODEL, UpstreamUnavailable
 
 T = TypeVar("T")
+_ELSEWHERE = UpstreamUnavailable, RateLimited  # failures with which another server is tried
 QUEUE, QUEUE_S = 1_000, 30.0  # calls that wait for a model, and how long one does
 
 
@@ -116,10 +119,6 @@ class Router:
         if (model, "stable") in self._served:
             self._find(model).hedge_s = hedge_s
 
-    def rollout(self, model: str) -> Rollout | None:
-        """How candidates of a model are tried; None: they are not."""
-        return self._rollouts.get(model)
-
     def set_rollout(self, model: str, rollout: Rollout | None) -> None:
         """Try candidates of a model so from now on."""
         if rollout is None:
@@ -142,10 +141,8 @@ class Router:
 
     async def remove(self, deployment_id: str) -> None:
         """Send a server no more calls; the streams that it is in go on to their end."""
-        for gone in self.deployments():
-            if gone.id == deployment_id:
-                break
-        else:
+        gone = next((d for d in self.deployments() if d.id == deployment_id), None)
+        if gone is None:
             return
         self._take_out(gone)
         gone.draining = True
@@ -217,55 +214,25 @@ class Router:
         self, attempts: Attempts, ask: Callable[[Served, Deployment], Coroutine[Any, Any, T]]
     ) -> tuple[Served, Deployment, T]:
         """The first server that answers, and what."""
+
+        async def one(found: Deployment) -> T:
+            try:
+                return await ask(served, found)
+            except _ELSEWHERE as error:
+                attempts.failed(found, error)
+                raise
+
         try:
             while True:
                 served, found = await attempts.next()
-                try:
+                with contextlib.suppress(*_ELSEWHERE):
                     if served.hedge_s is None:
-                        return served, found, await ask(served, found)
-                    found, answer = await self._hedged(attempts, served, found, ask)
-                    return served, found, answer
-                except (UpstreamUnavailable, RateLimited) as error:
-                    attempts.failed(found, error)
+                        return served, found, await one(found)
+                    second = functools.partial(attempts.hedge, served, found)
+                    return served, *await _quicker(found, second, one, served.hedge_s)
         except BaseException as error:
             attempts.give_up(error)
             raise
-
-    async def _hedged(
-        self,
-        attempts: Attempts,
-        served: Served,
-        first: Deployment,
-        ask: Callable[[Served, Deployment], Coroutine[Any, Any, T]],
-    ) -> tuple[Deployment, T]:
-        """Ask a second server too when the first is silent for long; the quicker answers.
-
-        Dean and Barroso, The tail at scale, CACM 56(2), 2013.
-        """
-        asked = {asyncio.create_task(ask(served, first)): first}
-        try:
-            await asyncio.wait(asked, timeout=served.hedge_s)
-            if not any(task.done() for task in asked):
-                other = attempts.hedge(served, first)
-                if other is not None:
-                    asked[asyncio.create_task(ask(served, other))] = other
-            while True:
-                done, left = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
-                good = next((task for task in done if task.exception() is None), None)
-                if good is not None:
-                    return asked.pop(good), good.result()
-                for task in done:
-                    if not left or not isinstance(
-                        task.exception(), (UpstreamUnavailable, RateLimited)
-                    ):
-                        task.result()  # raises what it failed with
-                    attempts.lost(asked.pop(task), task.exception())  # the other may still answer
-        finally:
-            for task in asked:
-                task.cancel()
-            for loser in await asyncio.gather(*asked, return_exceptions=True):
-                if isinstance(loser, ChatStream):
-                    await loser.aclose()
 
     def _attempts(
         self, body: dict[str, Any], path: str, call: Call | None, *, streamed: bool
@@ -305,3 +272,38 @@ class Router:
             return [first, *others]
         on_its_side = place_of(call, body) < rollout.canary_share
         return [canary, first, *others] if on_its_side else [first, *others]
+
+
+async def _quicker(
+    first: Deployment,
+    second: Callable[[], Deployment | None],
+    ask: Callable[[Deployment], Coroutine[Any, Any, T]],
+    hedge_s: float,
+) -> tuple[Deployment, T]:
+    """Ask a second server too when the first is silent for so long; the quicker one, and what.
+
+    Raises what the last of them failed with, or at once what no server would do better.
+
+    Dean and Barroso, The tail at scale, CACM 56(2), 2013.
+    """
+    asked = {asyncio.create_task(ask(first)): first}
+    try:
+        done, _ = await asyncio.wait(asked, timeout=hedge_s)
+        other = None if done else second()
+        if other is not None:
+            asked[asyncio.create_task(ask(other))] = other
+        while True:
+            done, left = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if task.exception() is None:
+                    return asked.pop(task), task.result()
+            for task in done:
+                if not left or not isinstance(task.exception(), _ELSEWHERE):
+                    task.result()
+                del asked[task]  # the other may still answer
+    finally:
+        for task in asked:
+            task.cancel()
+        for loser in await asyncio.gather(*asked, return_exceptions=True):
+            if isinstance(loser, ChatStream):
+                await loser.aclose()

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from sqlalchemy import delete, desc, insert, select
 
+from app.llm.deployment import Role
 from app.store.db import Database
 from app.store.models import rollout_samples
 
@@ -29,7 +30,7 @@ class Sample:
 
     model: str
     deployment: str
-    role: str
+    role: Role
     at: float
     outcome: str
     first_ms: float | None = None

@@ -18,8 +18,9 @@ from app.llm.reply_texts import texts_in
 from app.llm.rollout import Rollout
 from app.llm.same_question import Embed
 from app.llm.samples import Sample, Samples
+from app.llm.token_estimate import count_usage
 from app.llm.upstream_errors import UpstreamUnavailable
-from app.monitoring.cost import Prices, TokenPrice
+from app.monitoring.cost import Prices
 
 log = logging.getLogger(__name__)
 AT_ONCE = 32  # copies of calls that a gateway has under way
@@ -41,25 +42,22 @@ class Heard:
     def whole(self, reply: dict[str, Any]) -> None:
         """The reply in one piece."""
         self._take(reply)
+        self.usage.answered(reply.get("usage"))
         self.end()
 
     def chunk(self, chunk: dict[str, Any]) -> None:
         """A chunk of a stream."""
-        if self._take(chunk):
-            self.usage.completion_tokens += 0 if chunk.get("usage") else 1
-            if self.first_s is None:
-                self.first_s = time.perf_counter() - self._began
+        self._take(chunk)
+        count_usage(self.usage, chunk)
+        if self.first_s is None and self._length:
+            self.first_s = time.perf_counter() - self._began
 
-    def _take(self, reply: dict[str, Any]) -> bool:
-        told = False
+    def _take(self, reply: dict[str, Any]) -> None:
         for choice, holder, field in texts_in(reply):
             text = str(holder[field])
-            told = told or bool(text)
             if self._length < LONGEST:
                 self._length += len(text)
                 self._texts.setdefault((choice.get("index") or 0, field), []).append(text)
-        self.usage.answered(reply.get("usage"))
-        return told
 
     def end(self) -> None:
         """The answer is there."""
@@ -174,7 +172,7 @@ class Trial:
             first_ms=None if heard.first_s is None else 1e3 * heard.first_s,
             latency_ms=1e3 * heard.latency_s,
             completion_tokens=heard.usage.completion_tokens,
-            cost_usd=self._trials.cost_usd(self._model, heard.usage, price),
+            cost_usd=self._trials.prices.cost_nano_usd(self._model, heard.usage, price) / 1e9,
             **pair,
         )
 
@@ -193,7 +191,7 @@ class Trials:
         embed: Callable[[], Embed | None],
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._samples, self._prices, self.embed, self._chance = samples, prices, embed, chance
+        self.prices, self.embed, self._chance = prices, embed, chance
         self._copies: set[asyncio.Task[None]] = set()
         self.add, self.add_pair = samples.add, samples.add_pair
 
@@ -221,13 +219,6 @@ class Trials:
             else:
                 self.add(Sample(model, idlest.id, "shadow", time.time(), "skipped"))
         return trial
-
-    def cost_usd(self, model: str, usage: Usage, price: TokenPrice | None) -> float:
-        """What an answer costs by a price, or by the model's."""
-        if price is None:
-            return self._prices.cost_nano_usd(model, usage) / 1e9
-        prompt, completion = usage.prompt_tokens, usage.completion_tokens
-        return (price.prompt * prompt + price.completion * completion) / 1e6
 
     def background(self, work: Any) -> asyncio.Task[None]:
         """Do it while the call goes on."""

@@ -55,19 +55,21 @@ def _decode(data: bytes) -> Any:
 
 def delta_text(chunk: dict[str, Any]) -> str:
     """Return the text that `chunk` adds to its first choice: '' when empty, null or absent."""
-    for choice in chunk.get("choices") or ():
-        content = (choice.get("delta") or {}).get("content")
-        return content if isinstance(content, str) else ""
-    return ""
+    content = _delta(chunk).get("content")
+    return content if isinstance(content, str) else ""
 
 
 def delta_reasoning(chunk: dict[str, Any]) -> str:
     """Return what the model thinks in `chunk`, by its newer or older name; '' when nothing."""
+    delta = _delta(chunk)
+    thought = delta.get("reasoning") or delta.get("reasoning_content")
+    return thought if isinstance(thought, str) else ""
+
+
+def _delta(chunk: dict[str, Any]) -> dict[str, Any]:
     for choice in chunk.get("choices") or ():
-        delta = choice.get("delta") or {}
-        thought = delta.get("reasoning") or delta.get("reasoning_content")
-        return thought if isinstance(thought, str) else ""
-    return ""
+        return choice.get("delta") or {}
+    return {}
 
 
 class ChatStream:

@@ -17,13 +17,12 @@ class Written:
     def __init__(self, guardrails: Guardrails, call: Call, events: Events) -> None:
         self._guardrails, self._events = guardrails, events
         self._thought, self._said = guardrails.stream(call), guardrails.stream(call)
-        self._thinks = self._thinking = self._has_thought = self._saying = False
+        self._thinking = self._has_thought = self._saying = False
 
     async def take(self, chunk: dict[str, Any]) -> AsyncIterator[Event]:
         """The events of what may go out of a chunk."""
         thought = delta_reasoning(chunk)
         if thought and not self._has_thought:
-            self._thinks = True
             for event in self._reason(await self._guardrails.feed(self._thought, thought)):
                 yield event
         said = delta_text(chunk)
@@ -59,7 +58,7 @@ class Written:
         return found
 
     async def _end_reasoning(self) -> AsyncIterator[Event]:
-        if not self._thinks or self._has_thought:
+        if self._has_thought:
             return
         self._has_thought = True
         for event in self._reason(await self._guardrails.finish(self._thought)):

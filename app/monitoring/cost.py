@@ -121,14 +121,20 @@ class Prices:
         if found is not None:
             found.add(usage.prompt_tokens + usage.completion_tokens)
 
-    def cost_nano_usd(self, model: str | None, usage: Usage) -> int:
-        """Return the cost in nano-USD (integers, so that sums are exact)."""
-        price = self._of.get(model or "", self._default)
-        if isinstance(price, HourPrice):
-            each = price.hour_usd / 3600 / self._throughput[model or ""].tokens_s * 1e9
+    def cost_nano_usd(
+        self, model: str | None, usage: Usage, price: TokenPrice | None = None
+    ) -> int:
+        """Return the cost in nano-USD (integers, so that sums are exact).
+
+        Args:
+            price: of the tokens; None: as the model's.
+        """
+        by: Price = price or self._of.get(model or "", self._default)
+        if isinstance(by, HourPrice):
+            each = by.hour_usd / 3600 / self._throughput[model or ""].tokens_s * 1e9
             model_cost = each * (usage.prompt_tokens + usage.completion_tokens)
         else:
             model_cost = 1_000 * (
-                price.prompt * usage.prompt_tokens + price.completion * usage.completion_tokens
+                by.prompt * usage.prompt_tokens + by.completion * usage.completion_tokens
             )
         return round(model_cost + 1_000 * self._embedding * usage.embedding_tokens)

@@ -220,11 +220,13 @@ async def test_a_hedged_call_fails_when_both_do_and_survives_when_one_does(fleet
     second = await fleet.server("From the second.")
     await fleet.send("POST", SERVERS, {"model": "m", "url": second.url})
     await fleet.send("PUT", f"{MODELS}/m", {"hedge_ms": 50})
-    fleet.first.wait_s = second.wait_s = 0.5
+    fleet.first.wait_s = second.wait_s = 2.0
     port = int(second.url.split(":")[2].split("/")[0])
     asking = [asyncio.create_task(fleet.say()) for _ in range(4)]
-    await asyncio.sleep(0.3)
-    await second.stop()  # with calls under way
+    async with asyncio.timeout(5):
+        while len(fleet.first.bodies) + len(second.bodies) < 2 * len(asking):
+            await asyncio.sleep(0.01)
+    await second.stop()  # with all calls under way at both
     assert {await said for said in asking} == {"From the first."}
     await fleet.first.stop()
     status, body, _ = await asyncio.to_thread(

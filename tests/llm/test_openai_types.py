@@ -195,3 +195,16 @@ def test_the_openai_sdk_reads_our_responses_with_search_and_citations() -> None:
     assert [item.type for item in read.output] == ["file_search_call", "message"]
     assert read.output[1].content[0].annotations[0].filename == "a.txt"  # type: ignore[union-attr,index]
     assert read.usage is not None and read.usage.output_tokens == 2
+
+
+def test_refusals_are_texts_too_wherever_they_stand() -> None:
+    refusal = {"type": "refusal", "refusal": "I am jo@example.org"}
+    result = {"type": "function_call_output", "call_id": "c", "output": [refusal]}
+    said = {"role": "assistant", "content": [refusal]}
+    for request in (
+        ResponsesRequest.model_validate({"model": "m", "input": [said, result]}),
+        ChatCompletionRequest.model_validate({"model": "m", "messages": [said, said]}),
+    ):
+        assert texts_of(request) == 2 * ["I am jo@example.org"]
+        changed = replace_texts(request, ["one", "two"])
+        assert texts_of(changed) == ["one", "two"]
