@@ -38,7 +38,7 @@ test: install .venv/.installed-dev test-deps ## Run the tests (real servers, rea
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=20 tests
 
 test-slow: install .venv/.installed-dev test-deps ## Run the long tests (kill tests, real vLLM)
-	$(BIN)/python -m pytest -m slow --durations=20 tests
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder --durations=30 tests
 
 lint: .venv/.installed-dev ## ruff, strict types, import contracts
 	$(BIN)/ruff check .

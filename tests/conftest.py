@@ -187,6 +187,16 @@ def vllm_python() -> Path:
     return Path(str(found))
 
 
+@pytest.fixture(scope="session")
+def django_manual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with the pages of Django's manual, downloaded once with the real pip."""
+    from app.samples import django_docs
+
+    folder = tmp_path_factory.mktemp("manual")
+    django_docs.fetch(folder)
+    return folder
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a fresh database; each test runs on SQLite and on PostgreSQL."""

@@ -130,7 +130,7 @@ async def test_without_a_person_a_conversation_stays_on_its_side(house: House) -
 async def test_a_canary_that_fails_or_is_full_costs_nobody_an_answer(house: House) -> None:
     await house.add("canary", max_concurrent=1)
     await house.shares(canary_share=1.0)
-    house.candidate.wait_s = 0.5
+    house.candidate.wait_s = 3.0
     said = await asyncio.gather(*(house.say(f"At once {n}") for n in range(4)))
     assert sorted(said) == ["The new answer.", *3 * ["The old answer."]]
     await house.candidate.stop()
@@ -242,7 +242,7 @@ async def test_a_copy_ends_with_its_caller(house: House) -> None:
 async def test_more_copies_than_a_shadow_takes_are_left_out_and_counted(house: House) -> None:
     await house.add("shadow", max_concurrent=1)
     await house.shares(shadow_share=1.0)
-    house.candidate.wait_s = 0.4
+    house.candidate.wait_s = 3.0  # all four are there by then
     assert await asyncio.gather(*(house.say(f"{n}") for n in range(4))) == 4 * ["The old answer."]
     found = await house.report(1)
     (shadow,) = (s for s in found["sides"] if s["role"] == "shadow")

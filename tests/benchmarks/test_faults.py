@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks import faults
 
-CALLS = 1_200
+CALLS = 400
 
 
 async def test_no_call_is_lost_doubled_or_charged_other_than_seen(tmp_path: Path) -> None:

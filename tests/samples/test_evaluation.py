@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -100,10 +99,8 @@ def test_the_evaluation_questions_load() -> None:
     assert sum(q.answerable for q in load_questions()) == 45
 
 
-async def test_a_real_gateway_is_asked_and_scored(
-    gateway: Gateway, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    pages = await asyncio.to_thread(django_docs.fetch, tmp_path_factory.mktemp("manual"))
+async def test_a_real_gateway_is_asked_and_scored(gateway: Gateway, django_manual: Path) -> None:
+    pages = django_docs.fetch(django_manual)
     wanted = {"topics/signing.txt", "ref/contrib/humanize.txt", "faq/general.txt"}
     chosen: list[tuple[Path, str]] = [
         (p, name) for p in pages if (name := django_docs.relative_name(p)) in wanted

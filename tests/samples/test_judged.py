@@ -29,14 +29,14 @@ def lines(name: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def documents(tmp_path_factory: pytest.TempPathFactory) -> Documents:
+def documents(tmp_path_factory: pytest.TempPathFactory, django_manual: Path) -> Documents:
     """Paths of a set's documents by name, fetched once with the real pip and apt."""
     folder = tmp_path_factory.mktemp("judged")
 
     @cache
     def of(name: str) -> dict[str, Path]:
         if name == "django":
-            return {django_docs.relative_name(p): p for p in django_docs.fetch(folder)}
+            return {django_docs.relative_name(p): p for p in django_docs.fetch(django_manual)}
         if name == "cwe":
             return {p.name: p for p in cwe_list.fetch(folder)}
         try:

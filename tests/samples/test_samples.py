@@ -29,14 +29,9 @@ def load(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("samples")
-
-
-@pytest.fixture(scope="session")
-def pages(cache_dir: Path) -> dict[str, Path]:
-    """The pages by name, downloaded once with the real pip."""
-    return {django_docs.relative_name(path): path for path in django_docs.fetch(cache_dir)}
+def pages(django_manual: Path) -> dict[str, Path]:
+    """The pages by name."""
+    return {django_docs.relative_name(path): path for path in django_docs.fetch(django_manual)}
 
 
 @pytest.fixture(scope="session")
@@ -65,11 +60,11 @@ def test_the_manual_has_all_its_pages(pages: dict[str, Path]) -> None:
 
 
 def test_a_second_fetch_needs_no_package_index(
-    cache_dir: Path, pages: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    django_manual: Path, pages: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    assert django_docs.fetch(cache_dir) == sorted(pages.values())
-    assert [path.name for path in cache_dir.iterdir()] == [django_docs.FOLDER]
+    assert django_docs.fetch(django_manual) == sorted(pages.values())
+    assert [path.name for path in django_manual.iterdir()] == [django_docs.FOLDER]
 
 
 def test_a_copy_without_its_marker_is_replaced(tmp_path: Path, pages: dict[str, Path]) -> None:
