@@ -82,7 +82,7 @@ def streams(short: bool) -> dict[str, Any]:
 
 def through_vllm(short: bool) -> dict[str, Any]:
     """G4: tokens a second of real vLLM through the gateway, against direct calls."""
-    result = vllm.run(3 if short else 5, ("rate",))
+    result = vllm.run(3 if short else 15, ("rate",))
     rig.write_json("G4", result)
     return {
         "goal": "G4",

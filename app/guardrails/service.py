@@ -55,16 +55,18 @@ class Guardrails:
         use :meth:`feed` and :meth:`finish`, which keep that out of the event loop.
         """
         call.mark_screened("output")
+        watched = self.policy.watched("output")
 
         def screen(text: str) -> str:
             with _failing_closed():
-                found = self._detect([text], self.policy.watched("output"))
+                found = self._detect([text], watched)
             passed = self._apply(call, [text], found, "output")[0]
             if self._keep:
                 call.bodies["output"] = call.bodies.get("output", "") + passed
             return passed
 
-        return StreamScreen(screen, self._detector.spans, self.policy.needs_ner("output"))
+        by_sentence = self.policy.needs_ner("output")
+        return StreamScreen(screen, self._detector.spans, by_sentence, holds=bool(watched))
 
     async def feed(self, screen: StreamScreen, chunk: str) -> str:
         """Feed a screen of :meth:`stream`; in the pool where names are looked for."""

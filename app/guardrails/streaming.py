@@ -15,12 +15,16 @@ class StreamScreen:
     Text is released at the cuts of :mod:`app.guardrails.segments`, which no entity crosses
     and which do not depend on how the stream came in pieces, so the pieces screened one by
     one give what the whole text gives. With names in the policy the cuts are sentence ends.
+    Where ``holds`` is false, nothing is looked for and every piece goes out as it comes.
     """
 
-    def __init__(self, screen: Screen, find: Find, by_sentence: bool) -> None:
+    def __init__(
+        self, screen: Screen, find: Find, by_sentence: bool, *, holds: bool = True
+    ) -> None:
         self._screen = screen
         self._find = find
         self.by_sentence = by_sentence
+        self._holds = holds
         self._ends = windows if by_sentence else cuts
         self._text = ""  # what is held, after a little context that has gone out
         self._out = 0  # how much of it has gone out
@@ -31,6 +35,8 @@ class StreamScreen:
         Raises:
             GuardrailViolation: the policy blocks what was found.
         """
+        if not self._holds:
+            return self._screen(chunk)
         self._text += chunk
         return self._release(final=False)
 

@@ -15,7 +15,7 @@ from app.errors import GuardrailViolation, Unavailable
 from app.gateway.call import Call
 from app.guardrails.findings import Finding, mask
 from app.guardrails.pii import PiiDetector
-from app.guardrails.policy import load_policy
+from app.guardrails.policy import Policy, Rule, load_policy
 from app.guardrails.service import Guardrails
 from app.pools import Pool
 
@@ -120,6 +120,15 @@ async def test_stream_masks_and_notes_on_the_call(guardrails: Guardrails) -> Non
     assert "".join(out) == "write to <EMAIL_ADDRESS> now"
     assert call.findings == {("output", "EMAIL_ADDRESS", "mask"): 1}
     assert call.screened == {"output"}
+
+
+async def test_a_policy_that_lets_replies_pass_holds_no_word_of_a_stream(
+    detector: PiiDetector, pool: Pool
+) -> None:
+    policy = Policy(name="in-only", entities={"EMAIL_ADDRESS": Rule(input="mask")})
+    screen = Guardrails(policy, detector, pool, keep=False).stream(call := new_call())
+    assert [screen.feed(piece) for piece in ("jane@exam", "ple.com")] == ["jane@exam", "ple.com"]
+    assert screen.finish() == "" and call.screened == {"output"}
 
 
 async def test_blocked_type_ends_a_stream_before_any_part_is_out(strict: Guardrails) -> None:
