@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator
@@ -38,6 +39,7 @@ from app.api import (
     vector_stores,
 )
 from app.errors import OstiaryError
+from app.gateway.garbage import collect_when_quiet
 from app.settings import Settings
 from app.ui import pages
 
@@ -88,6 +90,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             # what was loaded stays; looking through it again cost calls 100 ms now and then
             gc.collect()
             gc.freeze()
+            collecting = asyncio.create_task(collect_when_quiet(lambda: corridor.under_way))
+            stack.callback(collecting.cancel)
             yield
 
     app = FastAPI(

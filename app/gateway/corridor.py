@@ -107,6 +107,7 @@ class Corridor:
         self.max_json_bytes = max_json_bytes
         self.max_file_bytes = max_file_bytes
         self.keep_bodies = keep_bodies
+        self.under_way = 0  # calls
 
     @asynccontextmanager
     async def govern(self, door: str, route: str, principal: Principal) -> AsyncIterator[Call]:
@@ -142,10 +143,12 @@ class Corridor:
     ) -> None:
         """Take one HTTP request through the corridor to ``inner`` and its reply back."""
         passage = _Passage(self, route, required, scope, receive, send)
+        self.under_way += 1
         self.metrics.inflight.inc()
         try:
             await passage.walk(inner)
         finally:
+            self.under_way -= 1
             self.metrics.inflight.dec()
 
     async def _settle(
