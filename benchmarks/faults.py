@@ -337,8 +337,9 @@ def _wrong(call: Seen, record: dict[str, Any], sent: int) -> str | None:
         return "charged without an answer" if prompt or completion else None
     if prompt not in (0, begun, PROMPT_TOKENS):  # it may be over before anybody sees him leave
         return "another prompt was charged"
-    if not call.chunks <= completion <= max(sent, 0):
-        return f"{completion} words charged, {sent} sent"
+    words = sent if call.streamed else sent * len(WORDS)  # a whole answer is sent at once
+    if not call.chunks <= completion <= words:
+        return f"{completion} words charged, {words} sent"
     return None
 
 
