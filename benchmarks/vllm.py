@@ -58,7 +58,7 @@ class Target:
     turn: Any = field(default_factory=itertools.count)
 
     def next(self) -> tuple[str, str]:
-        return self.addresses[next(self.turn) % len(self.addresses)]
+        return self.addresses[int(next(self.turn)) % len(self.addresses)]
 
 
 def sentence(rng: random.Random, words: int) -> str:
@@ -201,11 +201,25 @@ async def measure_rate(folder: Path, rounds: int, say: Callable[[str], None]) ->
                     "tokens_s": rig.median([r["tokens_s"] for r in runs], 2),
                     "runs": [round(r["tokens_s"], 2) for r in runs],
                 }
-        # by rounds, because the machine's own pace drifts by more than what is measured
-        pairs = zip(row["gateway"]["runs"], row["direct"]["runs"], strict=True)
-        row["share"] = rig.median([ours / theirs for ours, theirs in pairs], 4)
-        result[str(streams)] = row
+        result[str(streams)] = row | shares(row)
     return result
+
+
+def shares(row: dict[str, Any]) -> dict[str, float]:
+    """What the gateway's figures are of the direct ones: medians of the rounds' own shares.
+
+    By rounds, because the machine's pace drifts by more than what is measured.
+    """
+
+    def share(name: str, what: str) -> float:
+        pairs = zip(row[name][what], row["direct"][what], strict=True)
+        return rig.median([ours / theirs for ours, theirs in pairs], 4)
+
+    return {
+        "share": share("gateway", "runs"),
+        "first_share": share("gateway", "first_runs"),
+        "first_share_unscreened": share("unscreened", "first_runs"),
+    }
 
 
 async def _in_turn(
@@ -367,16 +381,18 @@ def as_markdown(result: dict[str, Any]) -> str:
     if "rate" in result:
         parts += [
             f"## Tokens a second and first tokens\n\nMedians of {result['rounds']} rounds, direct "
-            f"and through the gateway in turn; {TOKENS} tokens a stream. The share is the median "
-            "of the rounds' shares. First tokens by themselves; a screen of replies holds a word "
+            f"and through the gateway in turn; {TOKENS} tokens a stream. Shares are medians of "
+            "the rounds' shares. First tokens by themselves; a screen of replies holds a word "
             "until the next begins, so that none is sent that turns out to be the start of an "
-            "address or a number: about one token's time, which the last column is without.\n",
+            "address or a number: about one token's time, which the last columns are without.\n",
             table(
                 ["streams", "direct, tokens/s", "gateway, tokens/s", "share",
-                 "direct, first token ms", "gateway, first token ms", "without screens"],
+                 "direct, first token ms", "gateway, first token ms", "share",
+                 "without screens", "share"],
                 [
                     [n, r["direct"]["tokens_s"], r["gateway"]["tokens_s"], r["share"],
-                     *(r[name]["first_ms"] for name in ("direct", "gateway", "unscreened"))]
+                     r["direct"]["first_ms"], r["gateway"]["first_ms"], r["first_share"],
+                     r["unscreened"]["first_ms"], r["first_share_unscreened"]]
                     for n, r in result["rate"].items()
                 ],
             ),
