@@ -1,6 +1,7 @@
 # Everything a person does with a checkout. PYTHON chooses the interpreter (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30
 export HF_HUB_OFFLINE := 1
 # compiled files are kept, whatever the machine says: else each start compiles them again
 export PYTHONDONTWRITEBYTECODE :=
@@ -37,10 +38,10 @@ test-deps:
 	@PYTHON='$(PYTHON)' sh deploy/install_clients.sh
 
 test: install .venv/.installed-dev test-deps ## Run the tests (real servers, real models)
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=20 tests
+	$(PYTEST) -m "not slow" tests
 
 test-slow: install .venv/.installed-dev test-deps ## Run the long tests (kill tests, real vLLM)
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder --durations=30 tests
+	$(PYTEST) -m slow tests
 
 lint: .venv/.installed-dev ## ruff, strict types, import contracts
 	$(BIN)/ruff check .

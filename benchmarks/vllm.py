@@ -5,9 +5,9 @@
 The packaged model on vLLM (CPU). ``rate``: 1, 4 and 8 streams at a time, direct and through the
 gateway in turn, prompts alike and 48 tokens each; then the time to the first token alone, also
 through a gateway without guardrails, since a screen holds each word until the next begins.
-``affinity``: two vLLM servers, conversations
-and questions about documents, sent to the servers in turn and through the gateway, which sends a
-prompt to the server that read its beginning; hits are what vLLM tells of its prefix cache.
+``affinity``: two vLLM servers, conversations and questions about documents, sent to the servers in
+turn and through the gateway, which sends a prompt to the server that read its beginning; hits are
+what vLLM tells of its prefix cache.
 """
 
 from __future__ import annotations

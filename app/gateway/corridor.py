@@ -108,6 +108,7 @@ class Corridor:
         self.max_file_bytes = max_file_bytes
         self.keep_bodies = keep_bodies
         self.under_way = 0  # calls
+        metrics.inflight.set_function(lambda: float(self.under_way))
 
     @asynccontextmanager
     async def govern(self, door: str, route: str, principal: Principal) -> AsyncIterator[Call]:
@@ -144,12 +145,10 @@ class Corridor:
         """Take one HTTP request through the corridor to ``inner`` and its reply back."""
         passage = _Passage(self, route, required, scope, receive, send)
         self.under_way += 1
-        self.metrics.inflight.inc()
         try:
             await passage.walk(inner)
         finally:
             self.under_way -= 1
-            self.metrics.inflight.dec()
 
     async def _settle(
         self,

@@ -52,10 +52,18 @@ async def gone(found: weakref.ref[Node]) -> None:
 
 
 async def test_what_is_in_cycles_is_collected_once_few_calls_are_under_way() -> None:
-    calls = garbage.FEW + 1
-    async with collecting(lambda: calls):
+    calls, asked, often = garbage.FEW + 1, 0, asyncio.Event()
+
+    def under_way() -> int:
+        nonlocal asked
+        asked += 1
+        if asked == 10:
+            often.set()
+        return calls
+
+    async with collecting(under_way):
         found = old_garbage()
-        await asyncio.sleep(0.2)
+        await asyncio.wait_for(often.wait(), 10)
         assert found() is not None
         calls = garbage.FEW
         await gone(found)
@@ -70,6 +78,6 @@ async def test_a_gateway_that_is_never_quiet_collects_too(monkeypatch: pytest.Mo
 async def test_python_collects_as_before_once_the_gateway_has_stopped() -> None:
     before = gc.get_threshold()
     async with collecting(lambda: 0):
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0)  # it has begun
         assert gc.get_threshold() == (*before[:2], garbage.NEVER)
     assert gc.get_threshold() == before
