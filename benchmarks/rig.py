@@ -101,6 +101,20 @@ def status_of(url: str) -> int:
         return 0
 
 
+def plain_environment() -> dict[str, str]:
+    """What a process of this checkout is started with: none of this shell's own settings.
+
+    Compiled files are kept, as pip leaves them where a package is installed; a machine that is
+    told not to write them would compile ``app/`` at each start.
+    """
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("OSTIARY_") and name != "PYTHONDONTWRITEBYTECODE"
+    }
+    return {**own, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+
+
 @contextmanager
 def running(
     name: str,
@@ -120,7 +134,6 @@ def running(
     Raises:
         RuntimeError: it ended, or was not ready in time; the message holds its last words.
     """
-    own = {k: v for k, v in os.environ.items() if not k.startswith("OSTIARY_")}
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{name.replace(' ', '-')}.log"
     url = f"http://127.0.0.1:{port}"
@@ -129,7 +142,7 @@ def running(
     with log.open("ab") as out:
         process = subprocess.Popen(
             [*own_python, *command],
-            env={**own, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **env},
+            env={**plain_environment(), **env},
             stdout=out,
             stderr=out,
             cwd=folder,  # so that no ostiary.toml of the checkout is read

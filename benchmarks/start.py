@@ -27,7 +27,12 @@ _IMPORT = (
 def import_s() -> float:
     """Seconds that ``import app.main`` takes in a fresh interpreter."""
     done = subprocess.run(
-        [sys.executable, "-c", _IMPORT], cwd=rig.ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", _IMPORT],
+        cwd=rig.ROOT,
+        env=rig.plain_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return float(done.stdout)
 
