@@ -174,6 +174,12 @@ class Settings(BaseSettings):
     guardrail_policy: str = Field(
         "default", description="Name of a shipped policy or path of a file."
     )
+    guardrail_key: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="Secret from which hashes and encrypted values are made, at least 32 "
+        "characters, the same for all gateways; made at the first start.",
+    )
     audit_bodies: bool = Field(False, description="Keep request and response bodies in the audit.")
     rate_rpm: int = Field(6000, description="Requests per minute and key.")
     rate_tpm: int = Field(2_000_000, description="Tokens per minute and key.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -105,6 +106,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     made = await identity.bootstrap(given.get_secret_value() if given else None)
     if made is not None:
         _write_secret(data / "admin.key", made)
+        log.warning("made the first admin key; it is in admin.key")
     limits = Limits(
         make_counters(settings.redis_url),
         make_streams(settings.redis_url),
@@ -144,7 +146,9 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     # guardrails
     ner_pool = _pool(stack, metrics, "ner", 1)
     detector = await asyncio.to_thread(PiiDetector)
-    guardrails = Guardrails(policy, detector, ner_pool, settings.audit_bodies)
+    guardrails = Guardrails(
+        policy, detector, ner_pool, settings.audit_bodies, _guardrail_key(settings, data)
+    )
     if policy.needs_ner("input") or policy.needs_ner("output"):
         await asyncio.to_thread(detector.warm)
 
@@ -323,9 +327,23 @@ def _oidc(settings: Settings) -> OidcVerifier | None:
 
 
 def _write_secret(path: Path, secret: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+    """Write a file that only this user can read; whole or not at all."""
+    new = path.with_suffix(".new")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
         out.write(secret)
-    log.warning("made the first admin key; it is in %s", path.name)
+        out.flush()
+        os.fsync(out.fileno())
+    new.replace(path)
+
+
+def _guardrail_key(settings: Settings, data: Path) -> bytes:
+    """The secret of hashed and encrypted values: the configured one, else one made once."""
+    if settings.guardrail_key is not None:
+        return settings.guardrail_key.get_secret_value().encode()
+    path = data / "guardrails.key"
+    if not path.exists():
+        _write_secret(path, secrets.token_urlsafe(48))
+    return path.read_bytes()
 
 
 def _pool(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -11,16 +13,21 @@ from app.api.common import ERRORS
 from app.errors import NotFound, Unprocessable
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
+from app.guardrails.custom import EntityName
 from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
-from app.guardrails.findings import Finding, mask
+from app.guardrails.findings import Finding
+from app.guardrails.operators import Operator, Replace, operate
+from app.guardrails.policy import KNOWN
 
 if TYPE_CHECKING:
     from app.guardrails.policy import Policy
+    from app.guardrails.tokens import Tokens
 
 router = APIRouter(
     prefix="/v1/guardrails", route_class=GovernedRoute, tags=["guardrails"], responses=ERRORS
 )
 Use = Annotated[Call, Depends(Scope("guardrails:use"))]
+Reveal = Annotated[Call, Depends(Scope("guardrails:reveal"))]
 Read = Annotated[Call, Depends(Scope("guardrails:read"))]
 Text = Annotated[str, Field(max_length=200_000)]
 
@@ -40,22 +47,27 @@ class FindingObject(BaseModel):
 
 
 class AnalyzerResult(BaseModel):
-    entity_type: Annotated[str, Field(pattern=r"^[A-Z][A-Z_]{0,63}$")]
+    entity_type: EntityName
     start: Annotated[int, Field(strict=True, ge=0)]
     end: Annotated[int, Field(strict=True, ge=0)]
     score: Annotated[float, Field(strict=True, ge=0, le=1)] = 1.0
 
 
 class AnonymizeBody(BaseModel):
+    """``anonymizers`` by entity type; ``DEFAULT`` is for the types that are not named."""
+
     text: Text
     analyzer_results: Annotated[list[AnalyzerResult], Field(max_length=10_000)]
+    anonymizers: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Operator], Field(max_length=200)
+    ] = {}
 
 
 class AnonymizedItem(BaseModel):
     entity_type: str
     start: int
     end: int
-    operator: Literal["replace"] = "replace"
+    operator: Literal["replace", "redact", "mask", "hash", "encrypt", "keep"] = "replace"
     text: str
 
 
@@ -64,21 +76,45 @@ class Anonymized(BaseModel):
     items: list[AnonymizedItem]
 
 
+class DeanonymizeBody(BaseModel):
+    text: Text
+
+
+class RevealedItem(BaseModel):
+    entity_type: str
+    start: int
+    end: int
+    operator: Literal["decrypt"] = "decrypt"
+    text: str
+
+
+class Revealed(BaseModel):
+    """``foreign`` counts tokens that another tenant or another key made; they are left alone."""
+
+    text: str
+    items: list[RevealedItem]
+    foreign: int
+
+
 class PolicyObject(BaseModel):
     object: Literal["guardrail.policy"] = "guardrail.policy"
     name: str
     version: str
     min_score: float
     entities: dict[str, dict[str, Any]]
+    sets: dict[str, dict[str, Any]]
+    recognizers: list[dict[str, Any]]
 
 
 @router.post("/analyze")
 async def analyze(request: Request, call: Use, body: AnalyzeBody) -> list[FindingObject]:
     """Find personal data; offsets count characters."""
     for entity in body.entities or ():
-        if entity not in PATTERN_ENTITIES | NER_ENTITIES:
-            known = ", ".join(sorted(PATTERN_ENTITIES | NER_ENTITIES))
-            raise NotFound("entity type", entity, remedy=f"Known are {known}.", param="entities")
+        if entity not in KNOWN:
+            near = difflib.get_close_matches(entity, sorted(KNOWN), 3)
+            near = near or sorted(PATTERN_ENTITIES | NER_ENTITIES)
+            remedy = f"There are {', '.join(near)}; docs/guardrails.md lists all."
+            raise NotFound("entity type", entity, remedy=remedy, param="entities")
     found = await request.app.state.services.guardrails.analyze(
         call, body.text, body.entities, body.score_threshold
     )
@@ -88,8 +124,8 @@ async def analyze(request: Request, call: Use, body: AnalyzeBody) -> list[Findin
 
 
 @router.post("/anonymize")
-async def anonymize(call: Use, body: AnonymizeBody) -> Anonymized:
-    """Replace the given findings by their types."""
+async def anonymize(request: Request, call: Use, body: AnonymizeBody) -> Anonymized:
+    """Put something else in the place of the given findings."""
     findings = sorted(
         (Finding(r.entity_type, r.start, r.end, r.score) for r in body.analyzer_results),
         key=lambda f: f.start,
@@ -101,17 +137,45 @@ async def anonymize(call: Use, body: AnonymizeBody) -> Anonymized:
                 "Findings must lie inside the text and may not overlap.", param="analyzer_results"
             )
         last = finding.end
-    items, shift = [], 0
+    tokens: Tokens = request.app.state.services.guardrails.tokens(call)
+    usual = body.anonymizers.get("DEFAULT", Replace())
+    parts, items, length, last = [], [], 0, 0
     for finding in findings:
-        label = f"<{finding.entity}>"
-        start = finding.start + shift
+        operator = body.anonymizers.get(finding.entity, usual)
+        put = operate(operator, finding, body.text[finding.start : finding.end], tokens)
+        parts += [body.text[last : finding.start], put]
+        start = length + finding.start - last
+        length, last = start + len(put), finding.end
         items.append(
             AnonymizedItem(
-                entity_type=finding.entity, start=start, end=start + len(label), text=label
+                entity_type=finding.entity,
+                start=start,
+                end=length,
+                operator=operator.type,
+                text=put,
             )
         )
-        shift += len(label) - (finding.end - finding.start)
-    return Anonymized(text=mask(body.text, findings), items=items)
+    return Anonymized(text="".join([*parts, body.text[last:]]), items=items)
+
+
+@router.post("/deanonymize")
+async def deanonymize(request: Request, call: Reveal, body: DeanonymizeBody) -> Revealed:
+    """Turn the tokens that "encrypt" made for this tenant back into their values."""
+    opened = request.app.state.services.guardrails.tokens(call).open(body.text)
+    call.lineage["revealed"] = dict(Counter(f.entity for f in opened.values))
+    return Revealed(
+        text=opened.text,
+        items=[
+            RevealedItem(
+                entity_type=f.entity,
+                start=f.start,
+                end=f.end,
+                text=opened.text[f.start : f.end],
+            )
+            for f in opened.values
+        ],
+        foreign=opened.foreign,
+    )
 
 
 @router.get("/policies/{name}")
@@ -125,4 +189,6 @@ async def get_policy(request: Request, call: Read, name: str) -> PolicyObject:
         version=policy.version,
         min_score=policy.min_score,
         entities={e: r.model_dump(exclude_none=True) for e, r in policy.entities.items()},
+        sets={s: r.model_dump(exclude_none=True) for s, r in policy.sets.items()},
+        recognizers=[r.model_dump(exclude_none=True) for r in policy.recognizers],
     )

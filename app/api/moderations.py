@@ -13,6 +13,7 @@ from app.errors import BadRequest, NotFound
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
 from app.guardrails.findings import Finding
+from app.guardrails.policy import ACTIONS, Action
 from app.ids import new_id
 from app.llm.openai_types import ModerationRequest
 
@@ -48,7 +49,7 @@ class Enforcement(BaseModel):
     """What the gateway does with such a text: the strictest of what it does both ways."""
 
     policy: str
-    action: Literal["allow", "mask", "block"]
+    action: Action
 
 
 class ModerationResult(BaseModel):
@@ -107,12 +108,12 @@ def _texts(body: ModerationRequest) -> list[str]:
 def _result(policy: Policy, findings: Sequence[Finding]) -> ModerationResult:
     judged = sorted(policy.watched("input") | policy.watched("output"))
     scores = {f"pii/{entity.lower()}": 0.0 for entity in judged}
-    actions = ["allow"]
+    actions: list[Action] = ["allow"]
     for finding in findings:
         name = f"pii/{finding.entity.lower()}"
         scores[name] = max(scores[name], round(finding.score, 4))
         actions += [policy.action(finding.entity, way) for way in ("input", "output")]
-    action = max(actions, key=("allow", "mask", "block").index)
+    action = max(actions, key=ACTIONS.index)
     nothing = dict.fromkeys(NOT_JUDGED)
     return ModerationResult(
         flagged=action != "allow",

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from app.gateway.limits import Window
 
 Direction = Literal["input", "output"]
+HIDING = frozenset(
+    {"mask", "replace", "hash", "encrypt"}
+)  # actions that take a value out of a text
 T = TypeVar("T")
 SEES_ALL = "access:all"  # the scope of those whom access lists do not bind
 

@@ -18,7 +18,7 @@ from fastapi.routing import APIRoute
 from app.errors import BadRequest, Forbidden, OstiaryError, TooLarge, Unavailable
 from app.gateway.acting import acting_for
 from app.gateway.body import Receive
-from app.gateway.call import Call, Direction, Principal, Usage
+from app.gateway.call import HIDING, Call, Direction, Principal, Usage
 from app.gateway.scopes import SCOPES
 from app.ids import new_id
 
@@ -379,8 +379,8 @@ class _Passage:
         if final:
             told.append((b"x-ostiary-cost-usd", f"{call.cost_usd:.9f}".encode()))
         if self.required.screens or call.findings:
-            masked = sum(n for (_, _, a), n in call.findings.items() if a == "mask")
             blocked = sum(n for (_, _, a), n in call.findings.items() if a == "block")
+            masked = sum(n for (_, _, a), n in call.findings.items() if a in HIDING)
             told.append((b"x-ostiary-guardrails", b"masked=%d;blocked=%d" % (masked, blocked)))
         if call.cache:
             told.append((b"x-ostiary-cache", call.cache.encode()))

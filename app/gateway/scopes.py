@@ -30,6 +30,7 @@ SCOPES = {
     "jobs:write": "cancelling jobs",
     "guardrails:use": "moderations, finding and replacing personal data as a service",
     "guardrails:read": "the policy in force",
+    "guardrails:reveal": "turning encrypted values back",
     "monitoring:read": "usage and drift",
     "audit:read": "the audit log of the tenant",
     "admin": "the keys of the own tenant",

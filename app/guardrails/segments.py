@@ -133,20 +133,20 @@ def cuts(text: str, start: int, find: Find, *, final: bool) -> Iterator[int]:
         yield len(text)
 
 
-def segments(text: str, find: Find) -> Iterator[Span]:
-    """The stretches of ``text`` in which a pattern entity can lie; the rest holds none."""
-    done = 0
-    for match in _SUSPECT.finditer(text):
+def segments(text: str, find: Find, start: int = 0) -> Iterator[Span]:
+    """The stretches after ``start`` in which a pattern entity can lie; the rest holds none."""
+    done = start
+    for match in _SUSPECT.finditer(text, start):
         at = match.start()
         if at < done:
             continue
-        start, end = _around(text, at)
-        start = max(start, done)
-        while end - start > MOST_SEGMENT:
-            cut = start + safe_cut(text[start : start + MOST_SEGMENT], find)
-            yield Span(start, cut)
-            start = cut
-        yield Span(start, end)
+        begin, end = _around(text, at)
+        begin = max(begin, done)
+        while end - begin > MOST_SEGMENT:
+            cut = begin + safe_cut(text[begin : begin + MOST_SEGMENT], find)
+            yield Span(begin, cut)
+            begin = cut
+        yield Span(begin, end)
         done = end
 
 

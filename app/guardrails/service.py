@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
+from functools import partial
 
 from app.errors import GuardrailViolation, OstiaryError, Unavailable
 from app.gateway.call import Call, Direction
 from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
-from app.guardrails.findings import Finding, mask
+from app.guardrails.findings import Finding, label, replaced
 from app.guardrails.pii import PiiDetector
 from app.guardrails.policy import Policy
 from app.guardrails.segments import suspicion
 from app.guardrails.streaming import StreamScreen
+from app.guardrails.tokens import Tokens
 from app.pools import Pool
 
 log = logging.getLogger("ostiary.guardrails")
@@ -26,9 +28,15 @@ INLINE_ANYWAY = 200  # characters hold few enough
 class Guardrails:
     """Masks or refuses by the policy; notes on the call what was found, never the values."""
 
-    def __init__(self, policy: Policy, detector: PiiDetector, pool: Pool, keep: bool) -> None:
+    def __init__(
+        self, policy: Policy, detector: PiiDetector, pool: Pool, keep: bool, key: bytes
+    ) -> None:
         self.policy = policy
-        self._detector, self._pool, self._keep = detector, pool, keep
+        self._detector, self._pool, self._keep, self._key = detector, pool, keep, key
+
+    def tokens(self, call: Call) -> Tokens:
+        """What makes and opens the tokens of the caller's tenant."""
+        return Tokens(self._key, call.tenant_id)
 
     async def screen(self, call: Call, texts: Sequence[str], direction: Direction) -> list[str]:
         """Return the texts as they may pass.
@@ -39,7 +47,7 @@ class Guardrails:
         """
         watched = self.policy.watched(direction)
         with _failing_closed():
-            if not self.policy.needs_ner(direction) and _light(texts):
+            if not self.policy.by_sentence(direction) and _light(texts):
                 found = self._detect(texts, watched)
             else:
                 found = await self._pool.run(self._detect, texts, watched)
@@ -51,37 +59,43 @@ class Guardrails:
     def stream(self, call: Call) -> StreamScreen:
         """A screen for the output that comes in pieces.
 
-        With names in the policy its ``feed`` takes milliseconds at each sentence end: then
+        Where the policy looks by sentences, ``feed`` takes milliseconds at each one's end: then
         use :meth:`feed` and :meth:`finish`, which keep that out of the event loop.
         """
         call.mark_screened("output")
         watched = self.policy.watched("output")
 
-        def screen(text: str) -> str:
+        def screen(text: str, start: int) -> str:
             with _failing_closed():
-                found = self._detect([text], watched)
-            passed = self._apply(call, [text], found, "output")[0]
+                found = self._detect([text], watched, start)
+            passed = self._apply(call, [text], found, "output")[0][start:]
             if self._keep:
                 call.bodies["output"] = call.bodies.get("output", "") + passed
             return passed
 
-        by_sentence = self.policy.needs_ner("output")
+        by_sentence = self.policy.by_sentence("output")
         return StreamScreen(screen, self._detector.spans, by_sentence, holds=bool(watched))
 
     async def feed(self, screen: StreamScreen, chunk: str) -> str:
-        """Feed a screen of :meth:`stream`; in the pool where names are looked for."""
+        """Feed a screen of :meth:`stream`; in the pool where sentences are looked through."""
         if screen.by_sentence:
             return await self._pool.run(screen.feed, chunk)
         return screen.feed(chunk)
 
     async def finish(self, screen: StreamScreen) -> str:
-        """Finish a screen of :meth:`stream`; in the pool where names are looked for."""
+        """Finish a screen of :meth:`stream`; in the pool where sentences are looked through."""
         if screen.by_sentence:
             return await self._pool.run(screen.finish)
         return screen.finish()
 
-    def _detect(self, texts: Sequence[str], watched: Set[str]) -> list[list[Finding]]:
-        return [self._detector.detect(t, watched, self.policy.threshold) for t in texts]
+    def _detect(
+        self, texts: Sequence[str], watched: Set[str], start: int = 0
+    ) -> list[list[Finding]]:
+        policy = self.policy
+        return [
+            self._detector.detect(t, watched, policy.threshold, start=start, custom=policy.custom)
+            for t in texts
+        ]
 
     def _apply(
         self,
@@ -102,7 +116,29 @@ class Guardrails:
                 blocked[entity] = count
         if blocked:
             raise GuardrailViolation(self.policy.name, direction, blocked)
-        return [mask(t, f) for t, f in zip(texts, found, strict=True)]
+        put = self._replacer(call, direction)
+        return [
+            replaced(text, findings, partial(put, text))
+            for text, findings in zip(texts, found, strict=True)
+        ]
+
+    def _replacer(self, call: Call, direction: Direction) -> Callable[[str, Finding], str]:
+        """What the policy puts in the place of a finding in a text."""
+        policy, tokens = self.policy, self.tokens(call)
+
+        def put(text: str, finding: Finding) -> str:
+            rule, value = policy.rule(finding.entity), text[finding.start : finding.end]
+            match policy.action(finding.entity, direction):
+                case "replace":
+                    return rule.replacement or ""
+                case "hash":
+                    return tokens.hashed(finding.entity, value)
+                case "encrypt":
+                    return tokens.sealed(finding.entity, value)
+                case _:
+                    return label(finding)
+
+        return put
 
     async def judge(self, call: Call, texts: Sequence[str]) -> list[list[Finding]]:
         """What the policy in force would act on, in either direction; nothing is changed.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from app.guardrails.context import REACH
 from app.guardrails.segments import CONTEXT, Find, cuts, windows
 
-Screen = Callable[[str], str]
+Screen = Callable[[str, int], str]  # of a text, and where in it the part to screen begins
+KEPT = max(CONTEXT, REACH)  # characters that have gone out and are still looked at
 
 
 class StreamScreen:
@@ -36,7 +38,7 @@ class StreamScreen:
             GuardrailViolation: the policy blocks what was found.
         """
         if not self._holds:
-            return self._screen(chunk)
+            return self._screen(chunk, 0)
         self._text += chunk
         return self._release(final=False)
 
@@ -57,8 +59,8 @@ class StreamScreen:
             ends = ends[-1:]  # where all may go out at once, it is screened at once
         parts = []
         for end in ends:
-            parts.append(self._screen(text[start:end]))
+            parts.append(self._screen(text[:end], start))
             start = end
-        forget = max(0, start - CONTEXT)
+        forget = max(0, start - KEPT)
         self._text, self._out = text[forget:], start - forget
         return "".join(parts)

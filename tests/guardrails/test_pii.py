@@ -6,10 +6,12 @@ import logging
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
 from app.guardrails import pii
+from app.guardrails.context import supported, supports, words_before
 from app.guardrails.entities import PATTERN_ENTITIES
 from app.guardrails.findings import Finding, without_overlaps
 from app.guardrails.pii import PiiDetector
@@ -18,8 +20,13 @@ from tests.guardrails.texts import text as make_text
 
 
 def presidio_on_the_whole(detector: PiiDetector, text: str) -> list[Finding]:
+    def score(result: Any, context: list[str]) -> float:
+        if supports(words_before(text, result.start), context):
+            return supported(result.score)
+        return float(result.score)
+
     found = [
-        Finding(entity, r.start, r.end, r.score)
+        Finding(entity, r.start, r.end, score(r, recognizer.context))
         for entity, (_, recognizer) in detector._recognizers.items()
         for r in recognizer.analyze(text, [entity])
         if counts(entity, text[r.start : r.end])

@@ -52,12 +52,37 @@ def test_version_changes_with_the_file(tmp_path: Path) -> None:
         ('name = "own"\n[entities]\nEMAIL = { input = "mask" }\n', "unknown entity type EMAIL;"),
         (
             'name = "own"\n[entities]\nUS_SSN = { input = "hide" }\n',
-            r"entities\.US_SSN\.input: Input should be 'mask', 'block' or 'allow'",
+            r"entities\.US_SSN\.input: Input should be 'mask', 'replace', 'hash'",
         ),
         ('name = "own"\nmin_score = 2\n[entities]\n', "min_score: .*less than or equal to 1"),
         ('name = "own"\nextra = 1\n[entities]\n', "extra: Extra inputs are not permitted"),
         ('name = "own"\nlanguage = "xx"\n[entities]\n', "language: Input should be 'en'"),
         ('name = "own"\n', "entities: Field required"),
+        (
+            'name = "own"\n[entities]\nUS_SSN = { input = "replace" }\n',
+            r"entities\.US_SSN: .*'replace' and 'replacement' go together",
+        ),
+        ('name = "own"\n[entities]\nDE_TAX = {}\n', "did you mean DE_TAX_ID or"),
+        ('name = "own"\n[entities]\n[sets]\nxx = {}\n', "unknown set xx; known are au, ca"),
+        (
+            'name = "own"\n[entities]\nBADGE = { input = "mask" }\n'
+            '[[recognizers]]\nentity = "BADGE"\npatterns = [{ regex = "B-(" }]\n',
+            r"recognizers\.0\.patterns\.0\.regex: .*not a regular expression",
+        ),
+        (
+            'name = "own"\n[entities]\nBADGE = { input = "mask" }\n'
+            '[[recognizers]]\nentity = "BADGE"\npatterns = [{ regex = "B?" }]\n',
+            "matches an empty text",
+        ),
+        (
+            'name = "own"\n[entities]\nBADGE = { input = "mask" }\n'
+            '[[recognizers]]\nentity = "BADGE"\ndeny_list = ["x1"]\nchecksum = "luna"\n',
+            r"recognizers\.0\.checksum: .*no checksum 'luna'",
+        ),
+        (
+            'name = "own"\n[entities]\n[[recognizers]]\nentity = "BADGE"\ndeny_list = ["x1"]\n',
+            "nothing is said about BADGE",
+        ),
         ("name = \n", "own.toml: not valid TOML"),
     ],
 )

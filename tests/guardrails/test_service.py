@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import re
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from app.api import guardrails as door
 from app.errors import GuardrailViolation, Unavailable
 from app.gateway.call import Call
+from app.guardrails import patterns
+from app.guardrails.custom import CustomPattern, CustomRecognizer
 from app.guardrails.findings import Finding, mask
 from app.guardrails.pii import PiiDetector
 from app.guardrails.policy import Policy, Rule, load_policy
 from app.guardrails.service import Guardrails
 from app.pools import Pool
+from tests.guardrails.texts import KEY
 
 SSN = "234-56-7891"
 
@@ -31,12 +37,12 @@ def pool() -> Iterator[Pool]:
 
 @pytest.fixture
 def guardrails(detector: PiiDetector, pool: Pool) -> Guardrails:
-    return Guardrails(load_policy("default"), detector, pool, keep=False)
+    return Guardrails(load_policy("default"), detector, pool, keep=False, key=KEY)
 
 
 @pytest.fixture
 def strict(detector: PiiDetector, pool: Pool) -> Guardrails:
-    return Guardrails(load_policy("strict"), detector, pool, keep=False)
+    return Guardrails(load_policy("strict"), detector, pool, keep=False, key=KEY)
 
 
 def new_call() -> Call:
@@ -69,7 +75,7 @@ async def test_blocked_type_is_refused_with_counts_but_not_the_value(
 
 
 async def test_kept_bodies_are_the_masked_ones(detector: PiiDetector, pool: Pool) -> None:
-    keeping = Guardrails(load_policy("default"), detector, pool, keep=True)
+    keeping = Guardrails(load_policy("default"), detector, pool, keep=True, key=KEY)
     call = new_call()
     await keeping.screen(call, ["I am a@example.com"], "input")
     assert call.bodies == {"input": "I am <EMAIL_ADDRESS>"}
@@ -84,7 +90,7 @@ class Broken(PiiDetector):
 
 async def test_broken_detector_fails_closed(pool: Pool) -> None:
     for policy in ("default", "strict"):
-        broken = Guardrails(load_policy(policy), Broken(), pool, keep=False)
+        broken = Guardrails(load_policy(policy), Broken(), pool, keep=False, key=KEY)
         call = new_call()
         with pytest.raises(Unavailable) as refusal:
             await broken.screen(call, ["secret"], "input")
@@ -101,11 +107,11 @@ async def test_text_full_of_values_is_screened_off_the_event_loop(
     seen: list[str] = []
 
     class Watched(PiiDetector):
-        def detect(self, text: str, entities: Any, threshold: Any) -> list[Finding]:
+        def detect(self, text: str, *args: Any, **kwargs: Any) -> list[Finding]:
             seen.append(threading.current_thread().name)
-            return detector.detect(text, entities, threshold)
+            return detector.detect(text, *args, **kwargs)
 
-    guardrails = Guardrails(load_policy("default"), Watched(), pool, keep=False)
+    guardrails = Guardrails(load_policy("default"), Watched(), pool, keep=False, key=KEY)
     await guardrails.screen(new_call(), ["a short text"], "input")
     await guardrails.screen(new_call(), ["call 415-555-0132. " * 30], "input")
     await guardrails.screen(new_call(), ["word " * 3000], "input")
@@ -126,7 +132,7 @@ async def test_a_policy_that_lets_replies_pass_holds_no_word_of_a_stream(
     detector: PiiDetector, pool: Pool
 ) -> None:
     policy = Policy(name="in-only", entities={"EMAIL_ADDRESS": Rule(input="mask")})
-    screen = Guardrails(policy, detector, pool, keep=False).stream(call := new_call())
+    screen = Guardrails(policy, detector, pool, keep=False, key=KEY).stream(call := new_call())
     assert [screen.feed(piece) for piece in ("jane@exam", "ple.com")] == ["jane@exam", "ple.com"]
     assert screen.finish() == "" and call.screened == {"output"}
 
@@ -159,22 +165,98 @@ def test_mask_replaces_from_left_to_right() -> None:
     assert mask("ab cd ef", [Finding("X", 0, 2, 1.0), Finding("Y", 6, 8, 1.0)]) == "<X> cd <Y>"
 
 
-def test_anonymize_gives_presidios_fields() -> None:
-    body = door.AnonymizeBody(
-        text="call 415-555-0132 or a@example.com",
-        analyzer_results=[
-            door.AnalyzerResult(entity_type="EMAIL_ADDRESS", start=21, end=34),
-            door.AnalyzerResult(entity_type="PHONE_NUMBER", start=5, end=17),
-        ],
-    )
-    app = FastAPI()
+OWN = """
+name = "own"
+[entities]
+EMAIL_ADDRESS = { input = "hash", output = "encrypt" }
+PERSON = { output = "allow" }
+CASE_NUMBER = { input = "replace", output = "mask", replacement = "[case]" }
+[sets]
+nl = { input = "mask", output = "mask" }
+de = { input = "mask" }
+[[recognizers]]
+entity = "CASE_NUMBER"
+patterns = [{ regex = 'C-(?P<checked>\\d{6})', score = 0.3 }]
+deny_list = ["Bluebird"]
+context = ["case"]
+checksum = "luhn"
+"""
 
-    @app.get("/")
-    async def anonymize() -> door.Anonymized:
-        return await door.anonymize(new_call(), body)
 
-    reply = TestClient(app).get("/").json()
-    assert reply["text"] == "call <PHONE_NUMBER> or <EMAIL_ADDRESS>"
-    for item in reply["items"]:
-        assert reply["text"][item["start"] : item["end"]] == item["text"]
-        assert item["operator"] == "replace"
+@pytest.fixture
+def own(detector: PiiDetector, pool: Pool, tmp_path: Path) -> Guardrails:
+    (path := tmp_path / "own.toml").write_text(OWN)
+    return Guardrails(load_policy(str(path)), detector, pool, keep=False, key=KEY)
+
+
+async def test_each_action_puts_its_own_in_the_place_of_a_value(own: Guardrails) -> None:
+    texts = ["Case C-123455 of a@example.com, b@example.com and a@example.com.", "bluebird is it"]
+    call = new_call()
+    first, second = await own.screen(call, texts, "input")
+    hashed = re.findall("<EMAIL_ADDRESS:[a-p]{16}>", first)
+    assert first == f"Case [case] of {hashed[0]}, {hashed[1]} and {hashed[0]}."
+    assert hashed[0] != hashed[1] and second == "[case] is it"
+    assert call.findings[("input", "EMAIL_ADDRESS", "hash")] == 3
+    (sealed,) = await own.screen(call, ["write to a@example.com"], "output")
+    assert own.tokens(call).open(sealed).text == "write to a@example.com"
+
+
+async def test_a_number_counts_with_its_context_or_its_checksum(own: Guardrails) -> None:
+    texts = [
+        "Case C-123456 has wrong digits.",
+        "Look at C-123455, without a word that tells.",
+        "BSN 111222333",
+        "BSN 111222334 has wrong digits.",
+        "The number 111222333 alone.",
+        "USt-IdNr DE136695976",
+    ]
+    assert await own.screen(new_call(), texts, "input") == [
+        texts[0],
+        texts[1],
+        "BSN <NL_BSN>",
+        texts[3],
+        texts[4],
+        "USt-IdNr <DE_VAT_ID>",
+    ]
+
+
+async def test_what_a_token_holds_is_not_masked_again(own: Guardrails, strict: Guardrails) -> None:
+    (sealed,) = await own.screen(new_call(), ["to a@example.com"], "output")
+    assert await own.screen(new_call(), [sealed], "output") == [sealed]
+    assert await strict.screen(new_call(), [sealed], "output") == [sealed]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    pieces=st.lists(
+        st.sampled_from(
+            ["Case ", "C-123455", " BSN", " ", ": ", "111222333", ". ", "The ", "a@example.com",
+             "Bluebird", "DE136695976", "\n", "x" * 60, "case", "11122", "2333", "Nr. "]
+        ),
+        max_size=40,
+    ),
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=20),
+)  # fmt: skip
+def test_a_stream_under_an_own_policy_gives_what_the_whole_text_gives(
+    own: Guardrails, pieces: list[str], sizes: list[int]
+) -> None:
+    text = "".join(pieces)
+    (whole,) = asyncio.run(own.screen(new_call(), [text], "output"))
+    screen, parts, at = own.stream(new_call()), [], 0
+    for size in itertools.cycle(sizes):
+        if at >= len(text):
+            break
+        parts.append(screen.feed(text[at : at + size]))
+        at += size
+    assert "".join([*parts, screen.finish()]) == whole
+
+
+async def test_a_pattern_that_takes_too_long_refuses_the_call(
+    detector: PiiDetector, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patterns, "LIMIT_S", 0.2)
+    slow = CustomRecognizer(entity="SLOW", patterns=[CustomPattern(regex="(a|aa)+$")])
+    policy = Policy(name="slow", entities={"SLOW": Rule(input="mask")}, recognizers=[slow])
+    guardrails = Guardrails(policy, detector, pool, keep=False, key=KEY)
+    with pytest.raises(Unavailable, match="SLOW took too long"):
+        await guardrails.screen(new_call(), ["a" * 60 + "b"], "input")

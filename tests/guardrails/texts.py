@@ -14,6 +14,7 @@ WORDS = (  # noqa: SIM905
     "e.g. 550e8400-e29b-41d4-a716-446655440000 caf\u00e9 \u65e5\u672c\u8a9e \U0001f600"
 ).split()
 GAPS = (" ",) * 12 + ("\n", "  ", "\t", "\u00a0", "\n\n", ". ")
+KEY = b"k" * 48  # of hashed and encrypted values
 WALLET = "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa"
 
 

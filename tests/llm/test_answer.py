@@ -23,6 +23,7 @@ from app.pools import Pool
 from app.retrieval.collections import VectorStores
 from app.retrieval.embedding import CrossEncoder, packaged_reranker_dir
 from app.retrieval.types import Passage
+from tests.guardrails.texts import KEY
 from tests.llm.scripted import ScriptedModel
 from tests.llm.test_gate import hits
 
@@ -48,7 +49,7 @@ async def answers(model: ScriptedModel, scorer: CrossEncoder) -> AsyncIterator[A
     router = Router({"m": Upstream(model.url)})
     await router.start()
     pool = Pool("test", 1)
-    guardrails = Guardrails(load_policy("default"), PiiDetector(), pool, False)
+    guardrails = Guardrails(load_policy("default"), PiiDetector(), pool, False, KEY)
     rewriter = Rewriter(router, guardrails, None)
     yield Answers(NO_STORES, rewriter, router, guardrails, scorer, pool, 0.5)
     await router.stop()

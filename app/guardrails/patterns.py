@@ -1,0 +1,70 @@
+"""A recognizer of values by their form: patterns, a check of the digits, and the words before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.errors import Unavailable
+from app.guardrails.context import supported, supports, words_before
+from app.guardrails.findings import Finding
+
+LIMIT_S = 2.0  # of one pattern on one stretch of text
+CHECKED = "checked"  # the group of a pattern whose digits are judged; else the whole match
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A compiled pattern of the ``regex`` module, and how sure a match of it is."""
+
+    compiled: Any
+    score: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # told apart by identity
+class Recognizer:
+    """Finds the values of one entity type.
+
+    Attributes:
+        context: words in lower case that make a value likelier when they stand before it.
+        judge: from a value to what its digits say: True is certain, False is none, None nothing.
+    """
+
+    entity: str
+    patterns: Sequence[Pattern]
+    context: Sequence[str] = ()
+    judge: Callable[[str], bool | None] | None = None
+
+    def find(self, text: str, start: int, end: int) -> Iterator[Finding]:
+        """Yield what lies in ``text[start:end]``; what is before it is context.
+
+        Raises:
+            Unavailable: a pattern took too long, so nothing may pass.
+        """
+        part = text[start:end]
+        for pattern in self.patterns:
+            try:
+                for match in pattern.compiled.finditer(part, timeout=LIMIT_S):
+                    found = self._judged(text, start, match, pattern.score)
+                    if found is not None:
+                        yield found
+            except TimeoutError as error:
+                raise Unavailable(
+                    f"The recognizer of {self.entity} took too long, so the call was refused. "
+                    "Tell the operator: its pattern needs another form.",
+                    code="guardrail_unavailable",
+                ) from error
+
+    def _judged(self, text: str, offset: int, match: Any, score: float) -> Finding | None:
+        start, end = offset + match.start(), offset + match.end()
+        if start == end:
+            return None
+        if self.judge is not None:
+            said = self.judge(match.groupdict().get(CHECKED) or match[0])
+            if said is False:
+                return None
+            score = 1.0 if said else score
+        if score < 1.0 and self.context and supports(words_before(text, start), self.context):
+            score = supported(score)
+        return Finding(self.entity, start, end, score)
