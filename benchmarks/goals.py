@@ -15,7 +15,18 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import answers, embedding, gateway, pipeline, quality, retrieval, rig, start, vllm
+from benchmarks import (
+    answers,
+    embedding,
+    gateway,
+    guardrails,
+    pipeline,
+    quality,
+    retrieval,
+    rig,
+    start,
+    vllm,
+)
 from benchmarks.retrieval_gateway import ROUNDS
 from benchmarks.retrieval_peers import at_recall
 from benchmarks.retrieval_report import verdicts
@@ -91,6 +102,28 @@ def through_vllm(short: bool) -> dict[str, Any]:
         "unit": [f"share of direct tokens/s, {n} streams" for n in vllm.STREAMS],
         "holds": result["holds"],
         "peers": {n: r["direct"]["tokens_s"] for n, r in result["rate"].items()},
+        "runs": result["rounds"],
+        "machine": result["machine"],
+        "versions": result["versions"],
+    }
+
+
+def personal_data(short: bool) -> dict[str, Any]:
+    """G11: the guard's throughput at no lower F2, against stock Presidio."""
+    result = guardrails.run(400, 3) if short else guardrails.run()
+    rig.write_json("G11", result)
+    return {
+        "goal": "G11",
+        "value": result["value"],
+        "target": result["target"],
+        "unit": [f"times stock Presidio's throughput, {what}" for what in result["rate"]],
+        "holds": result["holds"],
+        "peers": {
+            "stock Presidio": {
+                "KB_s": {w: rig.median(r["stock Presidio"], 1) for w, r in result["rate"].items()},
+                "higher_f2": result["lower_f2"],
+            }
+        },
         "runs": result["rounds"],
         "machine": result["machine"],
         "versions": result["versions"],
@@ -226,6 +259,7 @@ GOALS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "G8": embedding_rate,
     "G9": quality_of_search,
     "G10": grounded_answers,
+    "G11": personal_data,
     "G17": starting,
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 
 from app.errors import MissingExtra
@@ -225,7 +226,7 @@ def recognizer(entity: str) -> Recognizer:
     for entities in _OURS.values():
         if entity in entities:
             patterns, check, context = entities[entity]
-            return made(entity, patterns, context, checksum(check))
+            return replace(made(entity, patterns, context, checksum(check)), digits=True)
     return _of_presidio(next(e[entity] for e in _PRESIDIO.values() if entity in e))
 
 
@@ -301,4 +302,5 @@ def _of_presidio(class_name: str) -> Recognizer:
         return None if said is None else bool(said)
 
     context = tuple(word.lower() for word in theirs.context or ())
-    return Recognizer(theirs.supported_entities[0], patterns, context, judge)
+    entity = theirs.supported_entities[0]
+    return Recognizer(entity, patterns, context, judge, digits=entity not in SETS["web"])

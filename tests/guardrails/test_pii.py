@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import random
 import subprocess
 import sys
 import time
 from typing import Any
 
 import pytest
+from faker import Faker
 
 from app.guardrails import pii
 from app.guardrails.context import supported, supports, words_before
 from app.guardrails.entities import PATTERN_ENTITIES
 from app.guardrails.findings import Finding, without_overlaps
+from app.guardrails.phones import CORE, PhoneNumbers
 from app.guardrails.pii import PiiDetector
 from app.guardrails.recognizers import counts, pattern_recognizers
 from tests.guardrails.texts import text as make_text
@@ -143,3 +146,49 @@ def test_torch_is_not_loaded_for_names_and_patterns_and_can_be_afterwards() -> N
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "PERSON" in done.stdout
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_phone_numbers_are_those_of_presidio(seed: int) -> None:
+    from presidio_analyzer.predefined_recognizers import PhoneRecognizer
+
+    theirs = PhoneRecognizer()
+    ours, rng = PhoneNumbers(theirs), random.Random(seed)
+    fakes = [
+        Faker(name) for name in ("en_US", "en_GB", "de_DE", "en_IN", "pt_BR", "he_IL", "fr_FR")
+    ]
+    for fake in fakes:
+        fake.seed_instance(seed)
+    parts = (
+        "1",
+        "2",
+        "55",
+        "0",
+        "49",
+        "+",
+        "-",
+        " ",
+        ".",
+        "(",
+        ")",
+        "800",
+        "415",
+        "/",
+        "91",
+        "972",
+    )
+    for _ in range(150):
+        text = rng.choice(
+            (
+                rng.choice(fakes).phone_number(),
+                "".join(rng.choices("0123456789", k=rng.randint(7, 16))),
+                "".join(rng.choices(parts, k=rng.randint(4, 14))),
+            )
+        )
+        text = f"call {text}{rng.choice(('', ' now', ' ext. 42', ', 020 7946 0958'))}"
+        both = [
+            {(r.start, r.end) for r in each.analyze(text, ["PHONE_NUMBER"])}
+            for each in (theirs, ours)
+        ]
+        seven = [{(a, b) for a, b in found if CORE.search(text[a:b])} for found in both]
+        assert seven[0] == seven[1], text

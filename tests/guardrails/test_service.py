@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ async def test_kept_bodies_are_the_masked_ones(detector: PiiDetector, pool: Pool
 class Broken(PiiDetector):
     """A detector whose recognizers fail on every text, as a broken installation would."""
 
-    def detect(self, text: str, entities: Any, threshold: Callable[[str], float]) -> list[Finding]:
+    def detect(self, text: str, *args: Any, **kwargs: Any) -> list[Finding]:
         raise RuntimeError(f"cannot read {text}")
 
 
