@@ -116,7 +116,7 @@ def personal_data(short: bool) -> dict[str, Any]:
         "goal": "G11",
         "value": result["value"],
         "target": result["target"],
-        "unit": [f"times stock Presidio's throughput, {what}" for what in result["rate"]],
+        "unit": [f"times stock Presidio's throughput, {what}" for what in guardrails.TARGETS],
         "holds": result["holds"],
         "peers": {
             "stock Presidio": {

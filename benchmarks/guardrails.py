@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from app.guardrails.entities import NER_ENTITIES
+from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
 from app.guardrails.findings import Finding, without_overlaps
 from app.guardrails.pii import NER_MODEL, PiiDetector
 from benchmarks import rig
@@ -30,6 +30,7 @@ NAMES = tuple(sorted(set(MAKE) & NER_ENTITIES))
 PATTERNS = tuple(sorted(set(MAKE) - NER_ENTITIES))
 A_ROUND = 40  # texts of a round
 KILOBYTE = 1_000
+USUAL = "patterns of the default policy"
 TARGETS = {"patterns": 10.0, "with names": 3.0}
 Detect = Callable[[str, Sequence[str]], list[Finding]]
 COUNTRIES = (
@@ -141,6 +142,7 @@ def run(texts: int = 2_000, rounds: int = 5) -> dict[str, Any]:
             for place, (split, templates) in enumerate((("dev", DEV), ("held", HELD)))
         },
         "rate": {
+            USUAL: rates(detectors, sorted(PATTERN_ENTITIES), rounds, 3_000 + SEED),
             "patterns": rates(detectors, PATTERNS, rounds, 1_000 + SEED),
             "with names": rates(detectors, [*PATTERNS, *NAMES], rounds, 2_000 + SEED),
         },
@@ -156,13 +158,16 @@ def judged(result: dict[str, Any]) -> dict[str, Any]:
         for entity in found["ours"]
         if found["ours"][entity]["f2"] < found["stock Presidio"][entity]["f2"]
     ]
-    value = [
-        round(rig.median(seen["ours"], 2) / rig.median(seen["stock Presidio"], 2), 2)
-        for seen in result["rate"].values()
-    ]
+    value = [ratio(result["rate"][what]) for what in TARGETS]
     target = list(TARGETS.values())
     holds = not lower and all(v >= t for v, t in zip(value, target, strict=True))
     return result | {"lower_f2": lower, "value": value, "target": target, "holds": holds}
+
+
+def ratio(seen: dict[str, list[float]]) -> float:
+    """Our throughput over that of stock Presidio."""
+    ours, theirs = (rig.median(seen[name], 2) for name in ("ours", "stock Presidio"))
+    return round(ours / theirs, 2)
 
 
 def as_markdown(result: dict[str, Any]) -> str:
@@ -196,21 +201,22 @@ def as_markdown(result: dict[str, Any]) -> str:
                 rows,
             ),
         ]
-    rows = [
-        [
-            what,
-            rig.median(seen["ours"], 1),
-            rig.median(seen["stock Presidio"], 1),
-            f"{value:.1f} ×",
-            f"≥ {target:g} ×",
-            "yes" if value >= target else "**no**",
-        ]
-        for (what, seen), value, target in zip(
-            result["rate"].items(), result["value"], result["target"], strict=True
+    rows = []
+    for what, seen in result["rate"].items():
+        value, target = ratio(seen), TARGETS.get(what)
+        rows.append(
+            [
+                what,
+                rig.median(seen["ours"], 1),
+                rig.median(seen["stock Presidio"], 1),
+                f"{value:.1f} ×",
+                f"≥ {target:g} ×" if target else "",
+                "" if not target else "yes" if value >= target else "**no**",
+            ]
         )
-    ]
     parts += [
-        f"## Throughput\n\nTexts of about one kilobyte, {A_ROUND} a round, medians of "
+        f"## Throughput\n\nTexts of about one kilobyte, full of values and numbers, {A_ROUND} a "
+        f"round, {len(PATTERNS)} types by patterns and {len(NAMES)} names; medians of "
         f"{result['rounds']} rounds in turn, one thread.\n",
         table(["types", "ours, KB/s", "stock, KB/s", "ratio", "target", "holds"], rows),
         "No type has a lower F2 than with stock Presidio.\n"

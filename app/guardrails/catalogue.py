@@ -49,7 +49,6 @@ _PRESIDIO = {
     "in": {
         "IN_AADHAAR": "InAadhaarRecognizer",
         "IN_GSTIN": "InGstinRecognizer",
-        "IN_PAN": "InPanRecognizer",
         "IN_PASSPORT": "InPassportRecognizer",
         "IN_VEHICLE_REGISTRATION": "InVehicleRegistrationRecognizer",
         "IN_VOTER": "InVoterRecognizer",
@@ -138,8 +137,8 @@ _VAT_FORMS = (
     rf"|IE ?\d[A-Z0-9+*]{_D}{{5}}[A-Z]{{1,2}}|LT(?:{_D}{{12}}|{_D}{{9}})|NL{_D}{{9}} ?B{_D}{{2}}"
     rf"|(?:PL|SK){_D}{{10}}|RO{_D}{{6,10}}|SE{_D}{{12}}"
 )
-# set -> entity type -> (pattern, score), check of python-stdnum, context
-_OURS: dict[str, dict[str, tuple[list[tuple[str, float]], str, tuple[str, ...]]]] = {
+# set -> entity type -> (pattern, score), check of python-stdnum if any, context
+_OURS: dict[str, dict[str, tuple[list[tuple[str, float]], str | None, tuple[str, ...]]]] = {
     "eu": {
         "EU_VAT": (
             [(rf"\b(?-i:{_VAT_FORMS})\b", 0.6)],
@@ -174,6 +173,14 @@ _OURS: dict[str, dict[str, tuple[list[tuple[str, float]], str, tuple[str, ...]]]
             [(r"\b\d{3} ?\d{3} ?\d{3}\b", 0.1)],
             "fr.siren",
             ("siren", "entreprise", "société"),
+        ),
+    },
+    "in": {
+        # Presidio's third pattern takes any word of ten letters before a number for one
+        "IN_PAN": (
+            [(r"\b[A-Z]{3}[ABCFGHJLPT][A-Z]\d{4}[A-Z]\b", 0.5), (r"\b[A-Z]{5}\d{4}[A-Z]\b", 0.1)],
+            None,
+            ("permanent account number", "pan"),
         ),
     },
     "nl": {
@@ -226,7 +233,8 @@ def recognizer(entity: str) -> Recognizer:
     for entities in _OURS.values():
         if entity in entities:
             patterns, check, context = entities[entity]
-            return replace(made(entity, patterns, context, checksum(check)), digits=True)
+            judge = checksum(check) if check else None
+            return replace(made(entity, patterns, context, judge), digits=True)
     return _of_presidio(next(e[entity] for e in _PRESIDIO.values() if entity in e))
 
 
