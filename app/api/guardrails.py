@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
@@ -14,14 +14,10 @@ from app.gateway.corridor import GovernedRoute, Scope
 from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
 from app.guardrails.findings import Finding, mask
 
-if TYPE_CHECKING:
-    from app.guardrails.policy import Policy
-
 router = APIRouter(
     prefix="/v1/guardrails", route_class=GovernedRoute, tags=["guardrails"], responses=ERRORS
 )
 Use = Annotated[Call, Depends(Scope("guardrails:use"))]
-Read = Annotated[Call, Depends(Scope("guardrails:read"))]
 Text = Annotated[str, Field(max_length=200_000)]
 
 
@@ -64,14 +60,6 @@ class Anonymized(BaseModel):
     items: list[AnonymizedItem]
 
 
-class PolicyObject(BaseModel):
-    object: Literal["guardrail.policy"] = "guardrail.policy"
-    name: str
-    version: str
-    min_score: float
-    entities: dict[str, dict[str, Any]]
-
-
 @router.post("/analyze")
 async def analyze(request: Request, call: Use, body: AnalyzeBody) -> list[FindingObject]:
     """Find personal data; offsets count characters."""
@@ -112,17 +100,3 @@ async def anonymize(call: Use, body: AnonymizeBody) -> Anonymized:
         )
         shift += len(label) - (finding.end - finding.start)
     return Anonymized(text=mask(body.text, findings), items=items)
-
-
-@router.get("/policies/{name}")
-async def get_policy(request: Request, call: Read, name: str) -> PolicyObject:
-    """Get the policy in force."""
-    policy: Policy = request.app.state.services.guardrails.policy
-    if name != policy.name:
-        raise NotFound("policy in force", name, remedy=f"In force is '{policy.name}'.")
-    return PolicyObject(
-        name=policy.name,
-        version=policy.version,
-        min_score=policy.min_score,
-        entities={e: r.model_dump(exclude_none=True) for e, r in policy.entities.items()},
-    )

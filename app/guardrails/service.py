@@ -1,14 +1,17 @@
-"""Screening of a call's texts by the policy in force; fails closed."""
+"""Screening of a call's texts by the policy that it obeys; fails closed."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 from app.errors import GuardrailViolation, OstiaryError, Unavailable
 from app.gateway.call import Call, Direction
+from app.guardrails.dry_run import DryRun, Tally
 from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
 from app.guardrails.findings import Finding, mask
 from app.guardrails.pii import PiiDetector
@@ -23,12 +26,52 @@ INLINE_SIGNS = 40  # unless it is full of what values are made of; a phone numbe
 INLINE_ANYWAY = 200  # characters hold few enough
 
 
-class Guardrails:
-    """Masks or refuses by the policy; notes on the call what was found, never the values."""
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What would be done to a text: what it would become, None where it would be refused."""
 
-    def __init__(self, policy: Policy, detector: PiiDetector, pool: Pool, keep: bool) -> None:
-        self.policy = policy
+    text: str | None
+    findings: list[Finding]
+
+
+class TriedStream(StreamScreen):
+    """A screen whose text a dry run takes too, as it came."""
+
+    take: Callable[[str], None]
+
+    def feed(self, chunk: str) -> str:
+        """As :meth:`StreamScreen.feed`."""
+        self.take(chunk)
+        return super().feed(chunk)
+
+
+class Guardrails:
+    """Masks or refuses by the policy; notes on the call what was found, never the values.
+
+    Args:
+        policy: of calls for which the corridor decided none.
+        beside: where dry runs look, so that no call waits for them.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        detector: PiiDetector,
+        pool: Pool,
+        keep: bool,
+        beside: Pool | None = None,
+    ) -> None:
+        self._policy = policy
         self._detector, self._pool, self._keep = detector, pool, keep
+        self._beside = beside or pool
+
+    def policy_of(self, call: Call) -> Policy:
+        """The policy that a call obeys.
+
+        Raises:
+            Unavailable: it cannot be put in force.
+        """
+        return self._policy if call.obeys is None else call.obeys.require()
 
     async def screen(self, call: Call, texts: Sequence[str], direction: Direction) -> list[str]:
         """Return the texts as they may pass.
@@ -37,13 +80,16 @@ class Guardrails:
             GuardrailViolation: the policy blocks what was found.
             Unavailable: the guardrails cannot work, so nothing passes.
         """
-        watched = self.policy.watched(direction)
+        policy = self.policy_of(call)
         with _failing_closed():
-            if not self.policy.needs_ner(direction) and _light(texts):
-                found = self._detect(texts, watched)
+            if not policy.needs_ner(direction) and _light(texts):
+                found = self._detect(policy, texts, policy.watched(direction))
             else:
-                found = await self._pool.run(self._detect, texts, watched)
-        passed = self._apply(call, texts, found, direction)
+                watched = policy.watched(direction)
+                found = await self._pool.run(self._detect, policy, texts, watched)
+        if (dry_run := self._dry_run(call)) is not None:
+            dry_run.see(texts, direction)
+        passed = self._apply(policy, call, texts, found, direction)
         if self._keep:
             call.bodies[direction] = call.bodies.get(direction, "") + "\n".join(passed)
         return passed
@@ -54,19 +100,24 @@ class Guardrails:
         With names in the policy its ``feed`` takes milliseconds at each sentence end: then
         use :meth:`feed` and :meth:`finish`, which keep that out of the event loop.
         """
+        policy = self.policy_of(call)
         call.mark_screened("output")
-        watched = self.policy.watched("output")
+        watched = policy.watched("output")
 
         def screen(text: str) -> str:
             with _failing_closed():
-                found = self._detect([text], watched)
-            passed = self._apply(call, [text], found, "output")[0]
+                found = self._detect(policy, [text], watched)
+            passed = self._apply(policy, call, [text], found, "output")[0]
             if self._keep:
                 call.bodies["output"] = call.bodies.get("output", "") + passed
             return passed
 
-        by_sentence = self.policy.needs_ner("output")
-        return StreamScreen(screen, self._detector.spans, by_sentence, holds=bool(watched))
+        by_sentence, holds = policy.needs_ner("output"), bool(watched)
+        if (dry_run := self._dry_run(call)) is None:
+            return StreamScreen(screen, self._detector.spans, by_sentence, holds=holds)
+        tried = TriedStream(screen, self._detector.spans, by_sentence, holds=holds)
+        tried.take = dry_run.grow("output")
+        return tried
 
     async def feed(self, screen: StreamScreen, chunk: str) -> str:
         """Feed a screen of :meth:`stream`; in the pool where names are looked for."""
@@ -80,11 +131,14 @@ class Guardrails:
             return await self._pool.run(screen.finish)
         return screen.finish()
 
-    def _detect(self, texts: Sequence[str], watched: Set[str]) -> list[list[Finding]]:
-        return [self._detector.detect(t, watched, self.policy.threshold) for t in texts]
+    def _detect(
+        self, policy: Policy, texts: Sequence[str], watched: Set[str]
+    ) -> list[list[Finding]]:
+        return [self._detector.detect(t, watched, policy.threshold) for t in texts]
 
     def _apply(
         self,
+        policy: Policy,
         call: Call,
         texts: Sequence[str],
         found: Sequence[list[Finding]],
@@ -93,26 +147,59 @@ class Guardrails:
         call.mark_screened(direction)
         if not any(found):
             return list(texts)
-        counts = Counter(f.entity for findings in found for f in findings)
-        blocked = {}
-        for entity, count in counts.items():
-            action = self.policy.action(entity, direction)
+        counts = _count(policy, found, direction)
+        for (entity, action), count in counts.items():
             call.record_finding(entity, action, count, direction)
-            if action == "block":
-                blocked[entity] = count
+        blocked = {entity: n for (entity, action), n in counts.items() if action == "block"}
         if blocked:
-            raise GuardrailViolation(self.policy.name, direction, blocked)
+            raise GuardrailViolation(policy.name, direction, blocked)
         return [mask(t, f) for t, f in zip(texts, found, strict=True)]
 
-    async def judge(self, call: Call, texts: Sequence[str]) -> list[list[Finding]]:
-        """What the policy in force would act on, in either direction; nothing is changed.
+    def _dry_run(self, call: Call) -> DryRun | None:
+        """What tries another policy on the call, from its first text on."""
+        policy = None if call.obeys is None else call.obeys.dry_run
+        if policy is not None and call.dry_run is None:
+            call.dry_run = DryRun(policy, partial(self._look, policy))
+        return call.dry_run
+
+    async def _look(self, policy: Policy, texts: Sequence[str], direction: Direction) -> Tally:
+        watched = policy.watched(direction)
+        found = await self._beside.run(self._detect, policy, texts, watched)
+        return _count(policy, found, direction)
+
+    async def rehearse(
+        self, policy: Policy, texts: Sequence[str], direction: Direction
+    ) -> list[Rehearsed]:
+        """What a policy would do to texts; nothing is done and nothing noted.
 
         Raises:
             Unavailable: the guardrails cannot work.
         """
-        watched = self.policy.watched("input") | self.policy.watched("output")
+        watched = policy.watched(direction)
         with _failing_closed():
-            found = await self._pool.run(self._detect, texts, watched)
+            found = await self._pool.run(self._detect, policy, texts, watched)
+        return [
+            Rehearsed(
+                None
+                if any(policy.action(f.entity, direction) == "block" for f in of)
+                else mask(text, of),
+                of,
+            )
+            for text, of in zip(texts, found, strict=True)
+        ]
+
+    async def judge(self, call: Call, texts: Sequence[str]) -> list[list[Finding]]:
+        """What the call's policy would act on, in either direction; nothing is changed.
+
+        Raises:
+            Unavailable: the guardrails cannot work.
+        """
+        policy = self.policy_of(call)
+        watched = policy.watched("input") | policy.watched("output")
+        with _failing_closed():
+            found = await self._pool.run(self._detect, policy, texts, watched)
+        if (dry_run := self._dry_run(call)) is not None:
+            dry_run.see(texts, "input")
         call.mark_screened("input")
         for entity, count in Counter(f.entity for part in found for f in part).items():
             call.record_finding(entity, "flag", count, "input")
@@ -126,6 +213,7 @@ class Guardrails:
         score_threshold: float,
     ) -> list[Finding]:
         """Findings in a text, as Presidio's analyzer gives them; nothing is masked."""
+        self.policy_of(call)
         wanted = set(entities) if entities is not None else PATTERN_ENTITIES | NER_ENTITIES
         with _failing_closed():
             found = await self._pool.run(
@@ -133,6 +221,11 @@ class Guardrails:
             )
         call.mark_screened("input")
         return found
+
+
+def _count(policy: Policy, found: Sequence[list[Finding]], direction: Direction) -> Tally:
+    """How many values of each type there are, and what the policy does with them."""
+    return Counter((f.entity, policy.action(f.entity, direction)) for of in found for f in of)
 
 
 @contextmanager
