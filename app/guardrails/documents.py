@@ -33,13 +33,16 @@ def read_document(name: str, values: Mapping[str, Any]) -> Policy:
     if "version" in values:
         raise BadDocument("version", "The gateway gives versions; leave it out")
     try:
+        orjson.dumps(values)  # what JSON can hold as Python reads it, but no database
         policy = Policy(**{**values, "name": name})
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         why = first["msg"].removeprefix("Value error, ")
         raise BadDocument(".".join(str(p) for p in first["loc"]), why) from None
     except (TypeError, RecursionError):
-        raise BadDocument("", "The document is nested too deeply") from None
+        raise BadDocument(
+            "", "The document is nested too deeply, or holds a broken character or number"
+        ) from None
     return policy.model_copy(update={"version": version_of(document_of(policy))})
 
 

@@ -46,7 +46,6 @@ class Version:
         found = read_document(self.name, self.document)
         return found.model_copy(update={"version": self.version})
 
-
     def usable(self) -> Policy:
         """The policy, for a caller who named it.
 

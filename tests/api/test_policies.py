@@ -330,8 +330,8 @@ async def test_a_tenant_sees_and_assigns_no_others_documents(
 async def test_who_may_change_what(platform: Tenant, tenant: Tenant) -> None:
     other = await new_tenant(platform.house)
     for tenant_id in ("*", other.id):
-        body = {"policy": "strict", "tenant_id": tenant_id}
-        refused(await tenant.send("PUT", ASSIGNED, body), 403)
+        wanted = {"policy": "strict", "tenant_id": tenant_id}
+        refused(await tenant.send("PUT", ASSIGNED, wanted), 403)
     for_all = await platform.good("PUT", ASSIGNED, {"policy": "default", "tenant_id": "*"})
     others = await other.good("PUT", ASSIGNED, {"policy": "default"})
     refused(await tenant.send("DELETE", f"{ASSIGNED}/{for_all['id']}"), 403)
@@ -343,14 +343,15 @@ async def test_who_may_change_what(platform: Tenant, tenant: Tenant) -> None:
     assert (await reader.send("GET", POLICIES))[0] == 200
     writer = await tenant.with_scopes("guardrails:write")
     assert (await writer.send("PUT", f"{POLICIES}/own", BLOCK))[0] == 200
-    for who, method, path, body in (
+    refusals: tuple[tuple[Tenant, str, str, Any], ...] = (
         (reader, "PUT", f"{POLICIES}/own", ALLOW),
         (reader, "DELETE", f"{POLICIES}/own", None),
         (writer, "PUT", ASSIGNED, {"policy": "own"}),
         (writer, "GET", ASSIGNED, None),
         # documents of the default tenant can be assigned to everybody
         (await platform.with_scopes("guardrails:write"), "PUT", f"{POLICIES}/house", ALLOW),
-    ):
+    )
+    for who, method, path, body in refusals:
         assert refused(await who.send(method, path, body), 403)["code"] == "insufficient_scope"
     local = await platform.with_scopes("admin")
     refused(await local.send("PUT", ASSIGNED, {"policy": "default", "tenant_id": "*"}), 403)

@@ -77,6 +77,8 @@ def test_what_is_as_usual_and_the_order_of_fields_make_no_version() -> None:
         ({"entities": {}, "colour": "red"}, "colour", "Extra inputs"),
         ({"entities": {}, "name": "other"}, "name", "stored as 'own'"),
         ({"entities": {}, "version": "x"}, "version", "The gateway gives versions"),
+        ({"entities": {"\ud800": {}}}, "", "broken character"),
+        ({"entities": {}, "min_score": 10**400}, "", "broken character or number"),
         ({"entities": {"x" * 5000: {}}}, "", "unknown entity type"),
     ],
 )
