@@ -10,7 +10,6 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.api.admin import require_platform
 from app.api.common import ERRORS, Cursor, Deleted, Limit, ListPage, Order, one_cursor, with_times
-from app.api.guardrails import Text
 from app.gateway.call import DEFAULT_TENANT, Call, Direction
 from app.gateway.corridor import GovernedRoute, Scope
 from app.guardrails.documents import BadDocument
@@ -66,7 +65,9 @@ class PolicyList(BaseModel):
 
 class TrialBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    texts: Annotated[list[Text], Field(min_length=1, max_length=100)]
+    texts: Annotated[
+        list[Annotated[str, Field(max_length=20_000)]], Field(min_length=1, max_length=50)
+    ]
     direction: Direction
     version: Annotated[
         str | None, Field(pattern=VERSION, description="Hash or number. Null: the newest.")
