@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -279,6 +280,49 @@ async def test_a_dry_run_tells_what_it_would_have_done_and_changes_nothing(
         "ostiary_guardrail_dry_run_findings_total"
         '{action="block",direction="output",entity="EMAIL_ADDRESS"}'
     ) in metrics.text
+
+
+async def test_a_call_that_has_begun_keeps_its_policy_to_the_end(tenant: Tenant) -> None:
+    model = tenant.house.model
+    model.says(f"Ask {MAIL}.")
+    model.wait_s = 1.0
+    await tenant.good("PUT", f"{POLICIES}/own", BLOCK)
+    body = chat("Whom?", model="m")
+    asking = asyncio.create_task(tenant.good("POST", CHAT, body, x_request_id="p-kept"))
+    await tenant.house.asked()
+    await tenant.good("PUT", ASSIGNED, {"policy": "own"})
+    reply = await asking
+    assert reply["choices"][0]["message"]["content"] == "Ask <EMAIL_ADDRESS>."
+    (record,) = (await tenant.good("GET", "/v1/audit?request_id=p-kept"))["data"]
+    assert record["versions"]["policy"].startswith("default@")
+
+
+async def test_when_an_assigned_policy_is_lost_its_calls_are_refused_and_no_others(
+    platform: Tenant, tenant: Tenant
+) -> None:
+    other = await new_tenant(platform.house)
+    await tenant.good("PUT", f"{POLICIES}/own", ALLOW)
+    made = await tenant.good("PUT", ASSIGNED, {"policy": "own"})
+    with sqlite3.connect(tenant.house.gateway.data_dir / "ostiary.db", timeout=30) as connection:
+        connection.execute("DELETE FROM policies WHERE tenant_id = ?", (tenant.id,))
+    connection.close()
+    tenant.house.model.says("Hello.")
+    body = chat(f"I am {MAIL}.", model="m")
+    async with asyncio.timeout(15):
+        while (reply := await tenant.send("POST", CHAT, body))[0] == 200:
+            await asyncio.sleep(0.05)
+    error = refused(reply, 503)
+    assert error["code"] == "policy_unavailable"
+    assert "'own@" in error["message"] and "PUT /v1/admin/policies" in error["message"]
+    asked = len(tenant.house.model.bodies)
+    for path, sent in ((CHAT, body), (MODERATIONS, {"input": MAIL})):
+        assert refused(await tenant.send("POST", path, sent), 503)["code"] == "policy_unavailable"
+    assert len(tenant.house.model.bodies) == asked
+    (listed,) = (await tenant.good("GET", ASSIGNED))["data"]
+    assert (listed["id"], listed["in_force"]) == (made["id"], None) and listed["fault"]
+    assert await other.asked() == "I am <EMAIL_ADDRESS>."
+    await tenant.good("PUT", ASSIGNED, {"policy": "default"})
+    assert await tenant.asked() == "I am <EMAIL_ADDRESS>."
 
 
 async def test_a_policy_with_names_is_loaded_when_it_is_assigned(tenant: Tenant) -> None:

@@ -19,6 +19,8 @@ from app.guardrails.policy import load_policy
 from app.store.db import Database
 from app.store.models import metadata, policies, policy_versions
 
+# the rest is said in both dialects by the other tests
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 CHAT = "POST /v1/chat/completions"
 BLOCK: dict[str, Any] = {"entities": {"EMAIL_ADDRESS": {"input": "block"}}}
 MASK: dict[str, Any] = {"entities": {"EMAIL_ADDRESS": {"input": "mask"}}}
@@ -96,6 +98,7 @@ async def test_a_new_version_is_obeyed_at_once_and_by_other_gateways_after_they_
     assert gateway.obeyed("customs") == default
 
 
+@on_sqlite
 async def test_a_pinned_version_stays_and_the_default_returns(gateway: Gateway) -> None:
     default, first = gateway.obeyed(), await gateway.put("own", MASK)
     made = await gateway.assign("own", version="1")
@@ -134,6 +137,7 @@ async def test_documents_stored_at_the_same_time_are_all_there(
     assert {v.document.get("min_score") for v in page.rows} == set(scores)
 
 
+@on_sqlite
 async def test_a_tenant_sees_its_own_and_what_is_lent_to_it(gateway: Gateway) -> None:
     await gateway.put("own", MASK)
     await gateway.put("house", BLOCK, DEFAULT_TENANT)
@@ -172,6 +176,7 @@ async def test_what_is_assigned_or_comes_with_the_gateway_is_not_deleted(
         await gateway.put("own", {"entities": {"EMAIL_ADDRESS": {"input": "hide"}}})
 
 
+@on_sqlite
 @pytest.mark.parametrize("harm", ["edited", "unreadable", "lost"])
 async def test_calls_of_a_policy_that_cannot_be_loaded_are_refused(
     db: Database, gateway: Gateway, harm: str
@@ -197,6 +202,7 @@ async def test_calls_of_a_policy_that_cannot_be_loaded_are_refused(
     assert fresh.in_force.choose("harbour", CHAT).require().name == "strict"
 
 
+@on_sqlite
 async def test_a_policy_with_names_is_not_put_in_force_without_the_model(
     db: Database, gateway: Gateway
 ) -> None:
