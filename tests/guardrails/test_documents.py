@@ -60,6 +60,7 @@ def test_what_is_as_usual_and_the_order_of_fields_make_no_version() -> None:
         "name": "own",
     }
     assert read_document("own", short).version == read_document("own", long).version
+    assert document_of(read_document("own", long)) == {"name": "own", **short}
     other = read_document("own", {**long, "min_score": 0.5})
     assert other.version != read_document("own", long).version
     assert named(other) == f"own@{other.version}" and len(other.version) == 12

@@ -200,15 +200,15 @@ async def test_more_text_than_a_trial_takes_is_told_and_not_looked_at(
 ) -> None:
     monkeypatch.setattr(dry_run, "MOST_CHARS", 40)
     call = new_call()
-    await guardrails.screen(call, [f"I am {MAIL}"], "input")
-    await guardrails.screen(call, [f"I am {MAIL}", "and I was " * 9], "input")
+    for _ in range(3):  # of 18 characters: the third is too much
+        await guardrails.screen(call, [f"I am {MAIL}"], "input")
     screen = guardrails.stream(call)
     for _ in range(20):
         await guardrails.feed(screen, f"{SSN} and ")
     await guardrails.finish(screen)
     record = await record_of(call)
-    assert [f["count"] for f in record["findings"]] == [1]
-    assert record["unseen"] == 3
+    assert [f["count"] for f in record["findings"]] == [2]
+    assert record["unseen"] == 2
 
 
 async def test_texts_are_rehearsed_without_a_trace(guardrails: Guardrails) -> None:
