@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from app.gateway.identity import Identity
     from app.gateway.inside import Inside
+    from app.guardrails.in_force import InForce
+    from app.guardrails.library import Library
     from app.guardrails.service import Guardrails
     from app.llm.batches import Batches
     from app.llm.chat import Chat
@@ -42,6 +44,8 @@ class Services:
     db: Database
     identity: Identity
     guardrails: Guardrails
+    policies: Library
+    in_force: InForce
     audit: AuditLog
     drift: DriftMonitor
     metrics: Metrics

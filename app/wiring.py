@@ -17,6 +17,8 @@ from app.gateway.inside import Inside
 from app.gateway.limits import Limits, make_counters, spent_since
 from app.gateway.oidc import OidcVerifier
 from app.gateway.streams import make_streams
+from app.guardrails.in_force import InForce
+from app.guardrails.library import Library
 from app.guardrails.pii import PiiDetector
 from app.guardrails.policy import load_policy
 from app.guardrails.service import Guardrails
@@ -80,6 +82,7 @@ FLUSH_DRIFT_S = 15.0
 LOOK_FOR_SYNCS_S = 3.0
 FLUSH_SAMPLES_S = 2.0
 FOLLOW_FLEET_S = 5.0  # changes made through other gateways
+FOLLOW_POLICIES_S = 2.0
 
 
 async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Services, Corridor]:
@@ -129,6 +132,10 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     drift, metrics = DriftMonitor(db), Metrics()
     stack.push_async_callback(drift.flush)
     policy = load_policy(settings.guardrail_policy)
+    detector = await asyncio.to_thread(PiiDetector)
+    in_force = InForce(db, policy, detector.warm)
+    await in_force.prepare(policy)
+    await in_force.sync()
     corridor = Corridor(
         identity,
         limits,
@@ -137,7 +144,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         drift,
         audit,
         metrics,
-        policy=f"{policy.name}@{policy.version}",
+        choose=in_force.choose,
         max_json_bytes=settings.max_json_bytes,
         max_file_bytes=settings.max_file_bytes,
         keep_bodies=settings.audit_bodies,
@@ -145,12 +152,11 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
 
     # guardrails
     ner_pool = _pool(stack, metrics, "ner", 1)
-    detector = await asyncio.to_thread(PiiDetector)
+    dry_run_pool = _pool(stack, metrics, "dry_run", 1, queue=64)
+    key = _guardrail_key(settings, data)
     guardrails = Guardrails(
-        policy, detector, ner_pool, settings.audit_bodies, _guardrail_key(settings, data)
+        policy, detector, ner_pool, settings.audit_bodies, key, beside=dry_run_pool
     )
-    if policy.needs_ner("input") or policy.needs_ner("output"):
-        await asyncio.to_thread(detector.warm)
 
     # the model server
     server, upstream = _model_server(settings, lambda: router.look_again())
@@ -256,6 +262,8 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     stack.callback(flushing.cancel)
     following = asyncio.create_task(_forever(fleet.sync, FOLLOW_FLEET_S))
     stack.callback(following.cancel)
+    obeying = asyncio.create_task(_forever(in_force.sync, FOLLOW_POLICIES_S))
+    stack.callback(obeying.cancel)
     sampling = asyncio.create_task(_forever(samples.flush, FLUSH_SAMPLES_S))
     stack.callback(sampling.cancel)
     if models:
@@ -279,6 +287,8 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         db=db,
         identity=identity,
         guardrails=guardrails,
+        policies=Library(db, in_force),
+        in_force=in_force,
         audit=audit,
         drift=drift,
         metrics=metrics,

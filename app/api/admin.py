@@ -116,8 +116,8 @@ def _tenant(tenant: Tenant) -> TenantObject:
     return TenantObject(**with_times(asdict(tenant)))
 
 
-def _reach(call: Call) -> str | None:
-    """The tenant whose keys the caller may manage; None for all."""
+def reach(call: Call) -> str | None:
+    """The tenant whose things the caller may manage; None for all."""
     platform = call.tenant_id == DEFAULT_TENANT and call.principal.may("admin:platform")
     return None if platform else call.tenant_id
 
@@ -146,7 +146,7 @@ def require_platform(call: Call) -> None:
     Raises:
         Forbidden: the caller is not of the platform's own administrators.
     """
-    if _reach(call) is not None:
+    if reach(call) is not None:
         raise Forbidden("This is for the platform's own administrators.")
 
 
@@ -176,7 +176,7 @@ async def disable_tenant(request: Request, call: Platform, tenant_id: PathId) ->
 async def create_key(request: Request, call: Admin, body: KeyBody) -> NewKeyObject:
     """Make an API key; its secret is in this reply and nowhere else."""
     tenant_id = body.tenant_id or call.tenant_id
-    if _reach(call) not in (None, tenant_id):
+    if reach(call) not in (None, tenant_id):
         raise Forbidden("Keys of another tenant are made by the platform's administrators.")
     require_known(body.scopes)
     _require_scopes(call, body.scopes)
@@ -199,7 +199,7 @@ async def create_key(request: Request, call: Admin, body: KeyBody) -> NewKeyObje
 @router.get("/keys")
 async def list_keys(request: Request, call: Admin) -> KeyList:
     """List the keys, without their secrets."""
-    found = await _identity(request).list_keys(_reach(call))
+    found = await _identity(request).list_keys(reach(call))
     return KeyList(data=[KeyObject(**_shown(k)) for k in found])
 
 
@@ -208,15 +208,15 @@ async def rotate_key(
     request: Request, call: Admin, key_id: PathId, body: RotateBody
 ) -> NewKeyObject:
     """Make a successor with the same rights; the old key works for the grace period."""
-    identity, reach = _identity(request), _reach(call)
-    old = await identity.find_key(reach, key_id)
+    identity, whose = _identity(request), reach(call)
+    old = await identity.find_key(whose, key_id)
     _require_scopes(call, old.scopes)
     _require_sight(call, old.user, old.groups)
-    row, secret = await identity.rotate_key(reach, key_id, body.grace_seconds)
+    row, secret = await identity.rotate_key(whose, key_id, body.grace_seconds)
     return NewKeyObject(key=secret, **_shown(row))
 
 
 @router.delete("/keys/{key_id}")
 async def revoke_key(request: Request, call: Admin, key_id: PathId) -> KeyObject:
     """Revoke a key at once."""
-    return KeyObject(**_shown(await _identity(request).revoke_key(_reach(call), key_id)))
+    return KeyObject(**_shown(await _identity(request).revoke_key(reach(call), key_id)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
@@ -20,7 +20,6 @@ from app.guardrails.operators import Operator, Replace, operate
 from app.guardrails.policy import KNOWN
 
 if TYPE_CHECKING:
-    from app.guardrails.policy import Policy
     from app.guardrails.tokens import Tokens
 
 router = APIRouter(
@@ -28,7 +27,6 @@ router = APIRouter(
 )
 Use = Annotated[Call, Depends(Scope("guardrails:use"))]
 Reveal = Annotated[Call, Depends(Scope("guardrails:reveal"))]
-Read = Annotated[Call, Depends(Scope("guardrails:read"))]
 Text = Annotated[str, Field(max_length=200_000)]
 
 
@@ -94,16 +92,6 @@ class Revealed(BaseModel):
     text: str
     items: list[RevealedItem]
     foreign: int
-
-
-class PolicyObject(BaseModel):
-    object: Literal["guardrail.policy"] = "guardrail.policy"
-    name: str
-    version: str
-    min_score: float
-    entities: dict[str, dict[str, Any]]
-    sets: dict[str, dict[str, Any]]
-    recognizers: list[dict[str, Any]]
 
 
 @router.post("/analyze")
@@ -175,20 +163,4 @@ async def deanonymize(request: Request, call: Reveal, body: DeanonymizeBody) -> 
             for f in opened.values
         ],
         foreign=opened.foreign,
-    )
-
-
-@router.get("/policies/{name}")
-async def get_policy(request: Request, call: Read, name: str) -> PolicyObject:
-    """Get the policy in force."""
-    policy: Policy = request.app.state.services.guardrails.policy
-    if name != policy.name:
-        raise NotFound("policy in force", name, remedy=f"In force is '{policy.name}'.")
-    return PolicyObject(
-        name=policy.name,
-        version=policy.version,
-        min_score=policy.min_score,
-        entities={e: r.model_dump(exclude_none=True) for e, r in policy.entities.items()},
-        sets={s: r.model_dump(exclude_none=True) for s, r in policy.sets.items()},
-        recognizers=[r.model_dump(exclude_none=True) for r in policy.recognizers],
     )

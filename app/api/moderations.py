@@ -1,4 +1,4 @@
-"""Moderations, as in OpenAI's API, answered by the guardrail policy in force."""
+"""Moderations, as in OpenAI's API, answered by the guardrail policy that the call obeys."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def create_moderation(request: Request, call: Use, body: ModerationRequest
     return Moderation(
         id=new_id("modr-"),
         model=MODEL,
-        results=[_result(guardrails.policy, findings) for findings in found],
+        results=[_result(guardrails.policy_of(call), findings) for findings in found],
     )
 
 

@@ -13,6 +13,8 @@ from app.errors import ClientClosed
 
 if TYPE_CHECKING:
     from app.gateway.limits import Window
+    from app.guardrails.assignments import Choice
+    from app.guardrails.dry_run import DryRun
 
 Direction = Literal["input", "output"]
 HIDING = frozenset(
@@ -152,6 +154,8 @@ class Call:
     cost_nano_usd: int = 0
     findings: dict[tuple[Direction, str, str], int] = field(default_factory=dict)
     screened: set[Direction] = field(default_factory=set)
+    obeys: Choice | None = None  # the guardrail policy, decided by the corridor
+    dry_run: DryRun | None = None  # what another policy would have done
     lineage: dict[str, Any] = field(default_factory=dict)  # stores searched, passages used …
     features: dict[str, float] = field(default_factory=dict)  # observed for drift
     degraded: str | None = None
@@ -232,5 +236,9 @@ class Call:
         """
         if self.settled or self.settler is None:
             return
+        if self.dry_run is not None:
+            await self.dry_run.finish()
+            if self.settled:  # meanwhile
+                return
         self.settled = True
         await self.settler(self, status, tail)

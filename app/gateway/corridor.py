@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from app.gateway.idempotency import Idempotency, Ticket
     from app.gateway.identity import Identity
     from app.gateway.limits import Limits
+    from app.guardrails.assignments import Choice
     from app.monitoring.audit import AuditLog
     from app.monitoring.cost import Prices
     from app.monitoring.drift import DriftMonitor
@@ -79,7 +80,11 @@ class GovernedRoute(APIRoute):
 
 
 class Corridor:
-    """Authenticate, authorise, limit, replay; then charge, observe and audit."""
+    """Authenticate, authorise, limit, replay; then charge, observe and audit.
+
+    Args:
+        choose: the guardrail policy of a tenant's calls of a route; from memory.
+    """
 
     def __init__(
         self,
@@ -91,7 +96,7 @@ class Corridor:
         audit: AuditLog,
         metrics: Metrics,
         *,
-        policy: str,
+        choose: Callable[[str, str], Choice],
         max_json_bytes: int,
         max_file_bytes: int,
         keep_bodies: bool,
@@ -103,7 +108,7 @@ class Corridor:
         self.drift = drift
         self.audit = audit
         self.metrics = metrics
-        self.policy = policy
+        self.choose = choose
         self.max_json_bytes = max_json_bytes
         self.max_file_bytes = max_file_bytes
         self.keep_bodies = keep_bodies
@@ -118,7 +123,7 @@ class Corridor:
         """
         call_id = new_id("call_")
         call = Call(call_id, call_id, door, route, principal, priority="background")
-        call.versions["policy"] = self.policy
+        self.decide(call)
         call.settler = self._settle
         try:
             await self.limits.check_budget(principal)
@@ -132,6 +137,12 @@ class Corridor:
             await asyncio.shield(call.settle(500))
             raise
         await call.settle(200)
+
+    def decide(self, call: Call) -> Choice:
+        """Decide, once, which guardrail policy the call obeys."""
+        call.obeys = chosen = self.choose(call.tenant_id, call.route)
+        call.versions["policy"] = chosen.named
+        return chosen
 
     async def walk(
         self,
@@ -216,7 +227,6 @@ class _Passage:
             f"{scope['method']} {route}",
         )
         self.call.settler = partial(corridor._settle, to_store=self._to_store)
-        self.call.versions["policy"] = corridor.policy
         self.call.left = self._left
         self.call.stream_limit = corridor.limits.begin_stream
         wanted = self.headers.get(b"x-ostiary-priority")
@@ -247,6 +257,7 @@ class _Passage:
             # a client cannot set it: app/gateway/inside.py does, for who was let in before
             known: Principal | None = self.scope.get("ostiary_principal")
             call.principal = known or await corridor.identity.authenticate(self.scope, self.headers)
+            chosen = corridor.decide(call)
             if not call.principal.may(self.required.name):
                 raise Forbidden(
                     f"This credential lacks the scope '{self.required.name}'. "
@@ -256,6 +267,8 @@ class _Passage:
                 call.principal = acting_for(call.principal, self.scope["headers"])
             self._check_length()
             await corridor.limits.admit(call)
+            if self.required.screens:
+                chosen.require()
             receive: Receive = self.receive
             if self.scope["method"] == "POST" and b"idempotency-key" in self.headers:
                 self.ticket, receive = await corridor.idempotency.begin(

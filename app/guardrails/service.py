@@ -1,4 +1,4 @@
-"""Screening of a call's texts by the policy in force; fails closed."""
+"""Screening of a call's texts by the policy that it obeys; fails closed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from app.errors import GuardrailViolation, OstiaryError, Unavailable
 from app.gateway.call import Call, Direction
+from app.guardrails.dry_run import DryRun, Tally
 from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
 from app.guardrails.findings import Finding, label, replaced
 from app.guardrails.pii import PiiDetector
@@ -25,18 +27,57 @@ INLINE_SIGNS = 40  # unless it is full of what values are made of; a phone numbe
 INLINE_ANYWAY = 200  # characters hold few enough
 
 
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What would be done to a text: what it would become, None where it would be refused."""
+
+    text: str | None
+    findings: list[Finding]
+
+
+class TriedStream(StreamScreen):
+    """A screen whose text a dry run takes too, as it came."""
+
+    take: Callable[[str], None]
+
+    def feed(self, chunk: str) -> str:
+        """As :meth:`StreamScreen.feed`."""
+        self.take(chunk)
+        return super().feed(chunk)
+
+
 class Guardrails:
-    """Masks or refuses by the policy; notes on the call what was found, never the values."""
+    """Masks or refuses by the policy; notes on the call what was found, never the values.
+
+    Args:
+        policy: of calls for which the corridor decided none.
+        beside: where dry runs look, so that no call waits for them.
+    """
 
     def __init__(
-        self, policy: Policy, detector: PiiDetector, pool: Pool, keep: bool, key: bytes
+        self,
+        policy: Policy,
+        detector: PiiDetector,
+        pool: Pool,
+        keep: bool,
+        key: bytes,
+        beside: Pool | None = None,
     ) -> None:
-        self.policy = policy
+        self._policy = policy
         self._detector, self._pool, self._keep, self._key = detector, pool, keep, key
+        self._beside = beside or pool
 
     def tokens(self, call: Call) -> Tokens:
         """What makes and opens the tokens of the caller's tenant."""
         return Tokens(self._key, call.tenant_id)
+
+    def policy_of(self, call: Call) -> Policy:
+        """The policy that a call obeys.
+
+        Raises:
+            Unavailable: it cannot be put in force.
+        """
+        return self._policy if call.obeys is None else call.obeys.require()
 
     async def screen(self, call: Call, texts: Sequence[str], direction: Direction) -> list[str]:
         """Return the texts as they may pass.
@@ -45,13 +86,16 @@ class Guardrails:
             GuardrailViolation: the policy blocks what was found.
             Unavailable: the guardrails cannot work, so nothing passes.
         """
-        watched = self.policy.watched(direction)
+        policy = self.policy_of(call)
         with _failing_closed():
-            if not self.policy.by_sentence(direction) and _light(texts):
-                found = self._detect(texts, watched)
+            if not policy.by_sentence(direction) and _light(texts):
+                found = self._detect(policy, texts, policy.watched(direction))
             else:
-                found = await self._pool.run(self._detect, texts, watched)
-        passed = self._apply(call, texts, found, direction)
+                watched = policy.watched(direction)
+                found = await self._pool.run(self._detect, policy, texts, watched)
+        if (dry_run := self._dry_run(call)) is not None:
+            dry_run.see(texts, direction)
+        passed = self._apply(policy, call, texts, found, direction)
         if self._keep:
             call.bodies[direction] = call.bodies.get(direction, "") + "\n".join(passed)
         return passed
@@ -62,19 +106,24 @@ class Guardrails:
         Where the policy looks by sentences, ``feed`` takes milliseconds at each one's end: then
         use :meth:`feed` and :meth:`finish`, which keep that out of the event loop.
         """
+        policy = self.policy_of(call)
         call.mark_screened("output")
-        watched = self.policy.watched("output")
+        watched = policy.watched("output")
 
         def screen(text: str, start: int) -> str:
             with _failing_closed():
-                found = self._detect([text], watched, start)
-            passed = self._apply(call, [text], found, "output")[0][start:]
+                found = self._detect(policy, [text], watched, start)
+            passed = self._apply(policy, call, [text], found, "output")[0][start:]
             if self._keep:
                 call.bodies["output"] = call.bodies.get("output", "") + passed
             return passed
 
-        by_sentence = self.policy.by_sentence("output")
-        return StreamScreen(screen, self._detector.spans, by_sentence, holds=bool(watched))
+        by_sentence, holds = policy.by_sentence("output"), bool(watched)
+        if (dry_run := self._dry_run(call)) is None:
+            return StreamScreen(screen, self._detector.spans, by_sentence, holds=holds)
+        tried = TriedStream(screen, self._detector.spans, by_sentence, holds=holds)
+        tried.take = dry_run.grow("output")
+        return tried
 
     async def feed(self, screen: StreamScreen, chunk: str) -> str:
         """Feed a screen of :meth:`stream`; in the pool where sentences are looked through."""
@@ -89,9 +138,8 @@ class Guardrails:
         return screen.finish()
 
     def _detect(
-        self, texts: Sequence[str], watched: Set[str], start: int = 0
+        self, policy: Policy, texts: Sequence[str], watched: Set[str], start: int = 0
     ) -> list[list[Finding]]:
-        policy = self.policy
         return [
             self._detector.detect(t, watched, policy.threshold, start=start, custom=policy.custom)
             for t in texts
@@ -99,6 +147,7 @@ class Guardrails:
 
     def _apply(
         self,
+        policy: Policy,
         call: Call,
         texts: Sequence[str],
         found: Sequence[list[Finding]],
@@ -107,24 +156,23 @@ class Guardrails:
         call.mark_screened(direction)
         if not any(found):
             return list(texts)
-        counts = Counter(f.entity for findings in found for f in findings)
-        blocked = {}
-        for entity, count in counts.items():
-            action = self.policy.action(entity, direction)
+        counts = _count(policy, found, direction)
+        for (entity, action), count in counts.items():
             call.record_finding(entity, action, count, direction)
-            if action == "block":
-                blocked[entity] = count
+        blocked = {entity: n for (entity, action), n in counts.items() if action == "block"}
         if blocked:
-            raise GuardrailViolation(self.policy.name, direction, blocked)
-        put = self._replacer(call, direction)
+            raise GuardrailViolation(policy.name, direction, blocked)
+        put = self._replacer(policy, call, direction)
         return [
             replaced(text, findings, partial(put, text))
             for text, findings in zip(texts, found, strict=True)
         ]
 
-    def _replacer(self, call: Call, direction: Direction) -> Callable[[str, Finding], str]:
+    def _replacer(
+        self, policy: Policy, call: Call, direction: Direction
+    ) -> Callable[[str, Finding], str]:
         """What the policy puts in the place of a finding in a text."""
-        policy, tokens = self.policy, self.tokens(call)
+        tokens = self.tokens(call)
 
         def put(text: str, finding: Finding) -> str:
             rule, value = policy.rule(finding.entity), text[finding.start : finding.end]
@@ -140,15 +188,52 @@ class Guardrails:
 
         return put
 
-    async def judge(self, call: Call, texts: Sequence[str]) -> list[list[Finding]]:
-        """What the policy in force would act on, in either direction; nothing is changed.
+    def _dry_run(self, call: Call) -> DryRun | None:
+        """What tries another policy on the call, from its first text on."""
+        policy = None if call.obeys is None else call.obeys.dry_run
+        if policy is not None and call.dry_run is None:
+            call.dry_run = DryRun(policy, partial(self._look, policy))
+        return call.dry_run
+
+    async def _look(self, policy: Policy, texts: Sequence[str], direction: Direction) -> Tally:
+        watched = policy.watched(direction)
+        found = await self._beside.run(self._detect, policy, texts, watched)
+        return _count(policy, found, direction)
+
+    async def rehearse(
+        self, call: Call, policy: Policy, texts: Sequence[str], direction: Direction
+    ) -> list[Rehearsed]:
+        """What a policy would do to texts of the caller's; nothing is done and nothing noted.
 
         Raises:
             Unavailable: the guardrails cannot work.
         """
-        watched = self.policy.watched("input") | self.policy.watched("output")
+        watched = policy.watched(direction)
         with _failing_closed():
-            found = await self._pool.run(self._detect, texts, watched)
+            found = await self._pool.run(self._detect, policy, texts, watched)
+        put = self._replacer(policy, call, direction)
+        return [
+            Rehearsed(
+                None
+                if any(policy.action(f.entity, direction) == "block" for f in of)
+                else replaced(text, of, partial(put, text)),
+                of,
+            )
+            for text, of in zip(texts, found, strict=True)
+        ]
+
+    async def judge(self, call: Call, texts: Sequence[str]) -> list[list[Finding]]:
+        """What the call's policy would act on, in either direction; nothing is changed.
+
+        Raises:
+            Unavailable: the guardrails cannot work.
+        """
+        policy = self.policy_of(call)
+        watched = policy.watched("input") | policy.watched("output")
+        with _failing_closed():
+            found = await self._pool.run(self._detect, policy, texts, watched)
+        if (dry_run := self._dry_run(call)) is not None:
+            dry_run.see(texts, "input")
         call.mark_screened("input")
         for entity, count in Counter(f.entity for part in found for f in part).items():
             call.record_finding(entity, "flag", count, "input")
@@ -162,6 +247,7 @@ class Guardrails:
         score_threshold: float,
     ) -> list[Finding]:
         """Findings in a text, as Presidio's analyzer gives them; nothing is masked."""
+        self.policy_of(call)
         wanted = set(entities) if entities is not None else PATTERN_ENTITIES | NER_ENTITIES
         with _failing_closed():
             found = await self._pool.run(
@@ -169,6 +255,11 @@ class Guardrails:
             )
         call.mark_screened("input")
         return found
+
+
+def _count(policy: Policy, found: Sequence[list[Finding]], direction: Direction) -> Tally:
+    """How many values of each type there are, and what the policy does with them."""
+    return Counter((f.entity, policy.action(f.entity, direction)) for of in found for f in of)
 
 
 @contextmanager

@@ -335,6 +335,8 @@ def _describe(call: Call, status: int, latency_s: float) -> tuple[dict[str, Any]
     if call.principal.acting:
         acted_for = {"user": call.principal.user, "groups": sorted(call.principal.groups)}
         record["acting_for"] = acted_for
+    if call.dry_run is not None:
+        record["dry_run"] = call.dry_run.as_record()
     if call.bodies:
         record["bodies"] = call.bodies
     return row, record

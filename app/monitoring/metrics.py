@@ -7,6 +7,8 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from app.gateway.call import Call
+from app.guardrails.dry_run import DryRun
+from app.guardrails.policy import KNOWN
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 
@@ -45,6 +47,18 @@ class Metrics:
             "ostiary_guardrail_findings",
             "Values that guardrails acted on.",
             ("direction", "entity", "action"),
+            registry=self.registry,
+        )
+        self._tried = Counter(
+            "ostiary_guardrail_dry_run_findings",
+            "Values that a policy under trial would have acted on.",
+            ("direction", "entity", "action"),
+            registry=self.registry,
+        )
+        self._dry_runs = Counter(
+            "ostiary_guardrail_dry_runs",
+            "Calls on which a policy was tried: it would have refused them or let them pass.",
+            ("outcome",),
             registry=self.registry,
         )
         self.inflight = Gauge(
@@ -91,7 +105,16 @@ class Metrics:
         if call.cache:
             self._caches.labels(call.cache).inc()
         for (direction, entity, action), count in call.findings.items():
-            self._findings.labels(direction, entity, action).inc(count)
+            self._findings.labels(direction, _label(entity), action).inc(count)
+
+        if call.dry_run is not None:
+            self._observe_dry_run(call.dry_run)
+
+    def _observe_dry_run(self, tried: DryRun) -> None:
+        outcome = "block" if tried.would_block else "unseen" if tried.unseen else "pass"
+        self._dry_runs.labels(outcome).inc()
+        for (direction, entity, action), count in tried.findings.items():
+            self._tried.labels(direction, _label(entity), action).inc(count)
 
     def watch_pool(self, name: str, waiting: Callable[[], int]) -> None:
         """Export how many calls are queued or running in a thread pool."""
@@ -108,3 +131,8 @@ class Metrics:
             for model, count in self._waiting().items():
                 self._queues.labels(model).set(count)
         return generate_latest(self.registry)
+
+
+def _label(entity: str) -> str:
+    """An entity type as a label: those of tenants' own recognizers are one, as they are many."""
+    return entity if entity in KNOWN else "custom"

@@ -16,6 +16,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
 )
 
 metadata = MetaData(
@@ -304,6 +305,43 @@ connector_items = Table(
     Column("done_in", BigInteger),
     Index("ix_connector_items_key", "connector_id", "key_hash", unique=True),
     Index("ix_connector_items_status", "connector_id", "status"),
+)
+
+# guardrails ----------------------------------------------------------------------------
+policies = Table(  # the names of stored policies; a row is locked by what changes its versions
+    "policies",
+    metadata,
+    Column("tenant_id", Id, primary_key=True),
+    Column("name", Id, primary_key=True),
+    Column("number", Integer, nullable=False),  # of the newest version
+    Column("version", String(12), nullable=False),
+)
+policy_versions = Table(  # never changed
+    "policy_versions",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("tenant_id", Id, nullable=False),
+    Column("name", Id, nullable=False),
+    Column("number", Integer, nullable=False),  # from 1
+    Column("version", String(12), nullable=False),  # hash of the document
+    Column("document", JSON, nullable=False),
+    Column("made_by", String(300), nullable=False),
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("tenant_id", "name", "number"),
+)
+policy_assignments = Table(
+    "policy_assignments",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("tenant_id", Id, nullable=False),  # *: every tenant
+    Column("route", String(256), nullable=False),  # *: every route
+    Column("mode", String(16), nullable=False),  # enforce | dry_run
+    Column("policy", Id, nullable=False),
+    Column("owner", Id),  # the tenant that stored the policy; null: shipped, or of the settings
+    Column("version", String(12)),  # null: the newest
+    Column("made_by", String(300), nullable=False),
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("tenant_id", "route", "mode"),
 )
 
 # llm -----------------------------------------------------------------------------------

@@ -267,10 +267,14 @@ NEEDED = (
     ("POST", "/v1/responses", "responses:write"),
     ("GET", "/v1/responses/resp_x", "responses:read"),
     ("POST", "/v1/embeddings", "embeddings:write"),
+    ("GET", "/v1/guardrails/policies", "guardrails:read"),
+    ("DELETE", "/v1/guardrails/policies/x", "guardrails:write"),
+    ("POST", "/v1/guardrails/policies/x/try", "guardrails:use"),
     ("GET", "/v1/usage", "monitoring:read"),
     ("GET", "/v1/drift", "monitoring:read"),
     ("GET", "/v1/audit", "audit:read"),
     ("GET", "/v1/admin/keys", "admin"),
+    ("GET", "/v1/admin/policies", "admin"),
     ("GET", "/v1/admin/tenants", "admin:platform"),
 )
 

@@ -20,6 +20,8 @@ from app.gateway.identity import Identity
 from app.gateway.limits import Limits, MemoryCounters, spent_since
 from app.gateway.scopes import SCOPES
 from app.gateway.streams import MemoryStreams
+from app.guardrails.assignments import Choice
+from app.guardrails.policy import load_policy
 from app.main import _on_ostiary_error, _on_validation_error
 from app.monitoring.audit import AuditLog
 from app.monitoring.cost import Prices
@@ -93,7 +95,7 @@ async def door(db: Database) -> AsyncIterator[Door]:
         DriftMonitor(db),
         audit_log,
         Metrics(),
-        policy="none",
+        choose=lambda tenant_id, route: Choice("default", load_policy("default")),
         max_json_bytes=10_000,
         max_file_bytes=10_000,
         keep_bodies=False,
