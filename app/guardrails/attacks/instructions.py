@@ -1,0 +1,201 @@
+"""Finding instructions that set a model's own aside, or ask for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from app.guardrails.attacks.lexicon import (
+    ABOUT,
+    END,
+    LEXICON,
+    LONG,
+    WORDS,
+    part,
+)
+from app.guardrails.attacks.rules import IDIOMS, PHRASES, RULES
+from app.guardrails.attacks.templates import TEMPLATES
+from app.guardrails.attacks.view import View, joined, letters_for_signs, spaced_runs
+from app.guardrails.findings import Finding
+
+_WORD = re.compile(r"[^\W_]+")
+_TOKEN = re.compile(r"[^\W_]+|[,:]|[.!?]+[\"')\]]*(?=\s|\Z)|\n[^\S\n]*\n")
+_QUOTED = re.compile(r"\"[^\"\n]{3,300}\"|`[^`\n]{3,300}`")
+_CODE = re.compile(r"`[^`\n]{3,300}`")
+_SENTENCE = re.compile(r"[.!?]+[\"')\]]*\s|\n[^\S\n]*\n")
+NEAR = 200  # characters between cues that count as one attempt
+MENTIONED = 0.5  # of its score is left to what is quoted in a text about attacks
+HIDDEN_PLACE = 0.45  # of the doubt is left where the reader does not see the text
+_BY_LETTER = {
+    length: frozenset(w for w in LONG if len(w) == length) for length in {len(w) for w in LONG}
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Cue:
+    entity: str
+    name: str
+    weight: float
+    start: int
+    end: int
+
+
+def words_of(view: View) -> frozenset[str]:
+    """The different words of a view."""
+    return frozenset(_WORD.findall(view.text))
+
+
+def find_instructions(
+    view: View,
+    words: frozenset[str],
+    wanted: frozenset[str],
+    *,
+    untrusted: bool,
+    places: Sequence[tuple[int, int]] = (),
+) -> list[Finding]:
+    """Prompt injection and prompt leakage in a view.
+
+    ``places`` are the spans of the view that a reader of the rendered page does not see.
+    """
+    found = _in(view, words, wanted, untrusted, places)
+    if sum(len(w) == 1 for w in words) > 4:
+        for run in spaced_runs(view):
+            found += _in_spaced(run, wanted, untrusted)
+    if (whole := joined(view, WORDS)) is not None:
+        found += _in(whole, words_of(whole), wanted, untrusted, ())
+    signless = letters_for_signs(view.text)
+    if signless != view.text:
+        plain = View(signless, view.places)
+        found += _in(plain, words_of(plain), wanted, untrusted, ())
+    return found
+
+
+def _in(
+    view: View,
+    words: frozenset[str],
+    wanted: frozenset[str],
+    untrusted: bool,
+    places: Sequence[tuple[int, int]],
+) -> list[Finding]:
+    text = view.text
+    for needs, idiom, word in IDIOMS:
+        if not needs.isdisjoint(words):
+            text = idiom.sub(lambda m, w=word: w.ljust(m.end() - m.start())[: len(m[0])], text)
+            words |= {word}
+    cues = [*_phrases(text, words, wanted, untrusted)]
+    parts = {part(w) for w in words if w in LEXICON or not (w.isalpha() or w.isdecimal())}
+    parts |= {c for c in ",:" if c in text}
+    rules = [
+        rule
+        for rule in RULES
+        if rule.entity in wanted
+        and (untrusted or not rule.untrusted_only)
+        and all(not group.isdisjoint(parts) for group in rule.needs)
+    ]
+    if rules:
+        tokens = list(_TOKEN.finditer(text))
+        letters = "".join(_letter(t[0]) for t in tokens)
+        for rule in rules:
+            for m in rule.pattern.finditer(letters):
+                start, end = tokens[m.start()].start(), tokens[m.end() - 1].end()
+                cues.append(_Cue(rule.entity, rule.name, rule.weight, start, end))
+    if not cues:
+        return []
+    about = not ABOUT.isdisjoint(words)
+    return [
+        Finding(entity, *view.span(start, end), score)
+        for entity, start, end, score in _attempts(text, cues, about, places)
+    ]
+
+
+def _letter(token: str) -> str:
+    if token in ",:":
+        return token
+    return part(token) if token[0].isalnum() else END
+
+
+def _phrases(
+    text: str, words: frozenset[str], wanted: frozenset[str], untrusted: bool
+) -> Iterator[_Cue]:
+    for phrase in (*PHRASES, *TEMPLATES):
+        if phrase.entity not in wanted or phrase.needs.isdisjoint(words):
+            continue
+        if untrusted or not phrase.untrusted_only:
+            for m in phrase.pattern.finditer(text):
+                yield _Cue(phrase.entity, phrase.name, phrase.weight, m.start(), m.end())
+
+
+def _attempts(
+    text: str, cues: list[_Cue], about: bool, places: Sequence[tuple[int, int]]
+) -> Iterator[tuple[str, int, int, float]]:
+    """(entity, start, end, score) of the stretches in which cues lie close together."""
+    quoted = [m.span() for m in (_QUOTED if about else _CODE).finditer(text)]
+    for entity in {cue.entity for cue in cues}:
+        own = sorted((c for c in cues if c.entity == entity), key=lambda c: c.start)
+        group: list[_Cue] = []
+        end = 0
+        for cue in own:
+            if group and cue.start - end > NEAR:
+                yield _attempt(text, group, quoted, places)
+                group = []
+            group.append(cue)
+            end = max(end, cue.end) if len(group) > 1 else cue.end
+        yield _attempt(text, group, quoted, places)
+
+
+def _attempt(
+    text: str,
+    group: list[_Cue],
+    quoted: Iterable[tuple[int, int]],
+    places: Sequence[tuple[int, int]],
+) -> tuple[str, int, int, float]:
+    start, end = min(c.start for c in group), max(c.end for c in group)
+    weights: dict[str, float] = {}
+    for cue in group:
+        mentioned = any(a < cue.start and cue.end < b for a, b in quoted)
+        weight = cue.weight * (MENTIONED if mentioned else 1)
+        weights[cue.name] = max(weights.get(cue.name, 0.0), weight)
+    doubt = 1.0
+    for weight in weights.values():
+        doubt *= 1 - weight
+    if any(a < end and start < b for a, b in places):
+        doubt *= HIDDEN_PLACE
+    before = [m.end() for m in _SENTENCE.finditer(text, max(0, start - NEAR), start)]
+    start = before[-1] if before else start
+    after = _SENTENCE.search(text, max(start, end - 1), end + NEAR)
+    end = len(text[: after.end()].rstrip()) if after and after.end() > end else end
+    return group[0].entity, start, end, round(1 - doubt, 3)
+
+
+def _in_spaced(run: list[View], wanted: frozenset[str], untrusted: bool) -> list[Finding]:
+    text, places = "", []
+    for word in run:
+        known = [word] if part(word.text) != "." or len(word.text) < 8 else _split(word)
+        for piece in known:
+            assert piece.places is not None
+            text += piece.text + " "
+            places += [*piece.places, piece.places[-1]]
+    if not text:
+        return []
+    view = View(text, places)
+    found = _in(view, words_of(view), wanted, untrusted, ())
+    first, last = run[0].span(0, len(run[0].text)), run[-1].span(0, len(run[-1].text))
+    return [Finding(f.entity, first[0], last[1], f.score) for f in found]
+
+
+def _split(word: View) -> list[View]:
+    """The long words of the lexicon in letters without gaps; those between are left out."""
+    found, at = [], 0
+    text, places = word.text, word.places
+    assert places is not None
+    lengths = sorted(_BY_LETTER, reverse=True)
+    while at < len(text):
+        for length in lengths:
+            if text[at : at + length] in _BY_LETTER[length]:
+                found.append(View(text[at : at + length], places[at : at + length]))
+                at += length
+                break
+        else:
+            at += 1
+    return found
