@@ -234,7 +234,9 @@ def as_markdown(result: dict[str, Any]) -> str:
         wrong = ", ".join(f"`{i}`" for i in result["wrong"][split]) or "none"
         parts.append(f"Missed, or false alarms (a: attack, b: harmless): {wrong}.\n")
     parts.append("## Time\n")
-    rows = [[name, f"{t['ms']:.3f}", f"{t['ms_per_kb']:.3f}"] for name, t in result["times"].items()]
+    rows = [
+        [name, f"{t['ms']:.3f}", f"{t['ms_per_kb']:.3f}"] for name, t in result["times"].items()
+    ]
     parts.append(table(["text", "ms", "ms per KB"], rows))
     parts.append("## Left out\n")
     parts.append("\n".join(f"- {name}: {why}." for name, why in result["left_out"].items()) + "\n")

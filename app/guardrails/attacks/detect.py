@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 
 from app.guardrails.attacks.credentials import SECRET, find_secrets
-from app.guardrails.attacks.encodings import decoded, deciphered
+from app.guardrails.attacks.encodings import deciphered, decoded
 from app.guardrails.attacks.exfiltration import EXFILTRATION, find_exfiltration
 from app.guardrails.attacks.hidden import HIDDEN, find_hidden, smuggled_texts
 from app.guardrails.attacks.instructions import find_instructions, words_of
-from app.guardrails.attacks.markup import unseen
 from app.guardrails.attacks.rules import INJECTION, LEAK
 from app.guardrails.attacks.view import View, fold
 from app.guardrails.findings import Finding, without_overlaps
@@ -52,7 +51,7 @@ def _examine(text: str, wanted: frozenset[str], untrusted: bool, depth: int) -> 
     words = words_of(view)
     told = wanted & _TOLD
     if told:
-        found += find_instructions(view, words, told, untrusted=untrusted, places=unseen(view.text))
+        found += find_instructions(view, words, told, untrusted=untrusted)
     if told or ENCODED in wanted:
         found += _in_cipher(view, words, wanted)
     if depth < DEEPEST and not wanted <= {HIDDEN}:

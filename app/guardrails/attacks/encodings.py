@@ -24,9 +24,9 @@ _ENTITY = re.compile(r"&#(?:\d{2,7}|x[0-9A-Fa-f]{2,6});?")
 _ESCAPE = re.compile(r"\\(?:u\{([0-9A-Fa-f]{1,6})\}|u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2}))")
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 _MORSE = re.compile(r"(?<![.\-])(?:[.\-]{1,6}(?: {1,3}| ?[/|] ?)){7,}[.\-]{1,6}(?![.\-])")
-_CODES = (
-    ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- "
-    ".-- -..- -.-- --.. ----- .---- ..--- ...-- ....- ..... -.... --... ---.. ----."
+_CODES = (  # noqa: SIM905
+    ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- "
+    "...- .-- -..- -.-- --.. ----- .---- ..--- ...-- ....- ..... -.... --... ---.. ----."
 ).split()
 _LETTERS = dict(zip(_CODES, "abcdefghijklmnopqrstuvwxyz0123456789", strict=True))
 _MANY = 4  # escapes of a kind that are reason to read the text without them
@@ -35,8 +35,8 @@ _MANY = 4  # escapes of a kind that are reason to read the text without them
 def decoded(text: str) -> Iterator[Decoded]:
     """Each stretch that decodes to readable text."""
     if max(map(len, text.split()), default=0) >= LEAST:
-        yield from _each(_BASE64, text, _from_base64)
-        yield from _each(_BASE32, text, _from_base32)
+        yield from _each(_BASE64, text, from_base64)
+        yield from _each(_BASE32, text, from_base32)
     if sum(c in text for c in ("69", "6e", "6E", "20", "65")) > 1:
         yield from _each(_HEX, text, _from_hex)
     if "01" in text:
@@ -57,13 +57,15 @@ def _each(pattern: re.Pattern[str], text: str, decode: Callable[[str], bytes]) -
             yield m.start(), m.end(), said
 
 
-def _from_base64(given: str) -> bytes:
+def from_base64(given: str) -> bytes:
+    """What base64 says, in either alphabet, padded or not."""
     letters = "".join(given.split()).rstrip("=").replace("-", "+").replace("_", "/")
     letters = letters[: len(letters) - (len(letters) % 4 == 1)]
     return base64.b64decode(letters + "=" * (-len(letters) % 4))
 
 
-def _from_base32(given: str) -> bytes:
+def from_base32(given: str) -> bytes:
+    """What base32 says, padded or not."""
     letters = given.rstrip("=").upper()
     return base64.b32decode(letters + "=" * (-len(letters) % 8))
 

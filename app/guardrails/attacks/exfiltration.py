@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterator
 from urllib.parse import unquote_plus
 
-from app.guardrails.attacks.encodings import readable
+from app.guardrails.attacks.encodings import from_base32, from_base64, readable
 from app.guardrails.findings import Finding
 
 EXFILTRATION = "EXFILTRATION"
@@ -41,8 +40,8 @@ _PRIVATE = (
     r"(?:everything (?:we|i|you|that)|(?:whole |entire |full )?(?:conversation|chat)\b|"
     r"(?:chat |conversation |message )?history|previous messages|passwords?|secrets|credentials|"
     r"api keys?|contacts|(?:all |the user's |every )(?:\w{1,12} ){0,2}(?:data|files?|documents|"
-    r"e-?mails|messages)|e-?mail address(?:es)?|user's (?:question|name|data)|last \w{1,8} e-?mails|"
-    r"environment variables)"
+    r"e-?mails|messages)|e-?mail address(?:es)?|user's (?:question|name|data)|"
+    r"last \w{1,8} e-?mails|environment variables)"
 )
 _TO = r"(?:@[a-z0-9\-]{1,60}\.|(?:https?|ftp)://)"
 _WIDE = r"[^\n]{0,100}?"
@@ -60,14 +59,16 @@ _REQUESTS: tuple[tuple[float, re.Pattern[str]], ...] = tuple(
             r"\b(?:url|link|query|parameter|image|picture|pixel|path|https?:)",
         ),
         (0.7, rf"\bsummar\w{{2,8}} (?:the |this )?(?:chat|conversation)\b{_WIDE}{_TO}"),
-        (0.7, r"(?:https?|ftp)://\S{1,300}[=?/]\s{1,3}(?:followed by|plus|and append|with the)\b"),
+        (0.7, r"(?:https?|ftp)://\S{1,300}[=?/] {1,3}(?:followed by|plus|and append)\b"),
     )
 )
 _SENDING = re.compile(r"://|@")
 # parameters in which honest addresses carry words
 _WORDS_IN = frozenset(
-    "q query search s text subject body title label url next return redirect redirect_uri state "
-    "scope description name tex latex chl message caption alt".split()
+    (  # noqa: SIM905
+        "q query search s text subject body title label url next return redirect redirect_uri "
+        "state scope description name tex latex chl message caption alt"
+    ).split()
 )
 _LEAST_WORDS = 5
 
@@ -141,16 +142,9 @@ def _decoded(value: str) -> str | None:
     letters = value.strip().rstrip("=")
     if not re.fullmatch(r"[A-Za-z0-9+/_\-]{16,}", letters):
         return None
-    ways = [
-        lambda: base64.b64decode(
-            letters.replace("-", "+").replace("_", "/") + "=" * (-len(letters) % 4)
-        ),
-        lambda: base64.b32decode(letters.upper() + "=" * (-len(letters) % 8)),
-        lambda: bytes.fromhex(letters),
-    ]
-    for way in ways:
+    for way in (from_base64, from_base32, bytes.fromhex):
         try:
-            said = readable(way())
+            said = readable(way(letters))
         except ValueError:
             continue
         if said is not None:
@@ -172,10 +166,8 @@ def _is_shown(text: str, at: int) -> bool:
     """Whether the address at ``at`` is loaded as soon as the text is shown."""
     line = text.rfind("\n", 0, at) + 1
     before = text[max(line, at - 250) : at]
-    found = None
-    for found in _SHOWN.finditer(before):
-        pass
-    return found is not None and not re.search(r"[)>\s]\S*\s", before[found.end() :])
+    begun = [m.end() for m in _SHOWN.finditer(before)]
+    return bool(begun) and not re.search(r"[)>\s]\S*\s", before[begun[-1] :])
 
 
 def _in_link(text: str, at: int) -> bool:

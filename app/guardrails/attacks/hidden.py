@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from itertools import pairwise
 
 from app.guardrails.attacks.lexicon import WORDS
 from app.guardrails.attacks.view import fold_word
@@ -118,6 +119,6 @@ def _mixed(text: str) -> Iterator[Finding]:
         latin = [c < "\u0250" for c in word]
         if not any(twins) or not any(latin) or not all(map(max, twins, latin)):
             continue
-        turns = sum(a != b for a, b in zip(latin, latin[1:], strict=False))
+        turns = sum(a != b for a, b in pairwise(latin))
         if turns > 1 or not latin[0] or fold_word(word) in WORDS:
             yield Finding(HIDDEN, m.start(), m.end(), 0.7)

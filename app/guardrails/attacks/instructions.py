@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.guardrails.attacks.lexicon import (
     ABOUT,
     END,
     LEXICON,
     LONG,
+    OTHER,
+    REPORTED,
     WORDS,
+    mask,
     part,
 )
-from app.guardrails.attacks.rules import IDIOMS, PHRASES, RULES
+from app.guardrails.attacks.markup import unseen
+from app.guardrails.attacks.phrases import IDIOMS, PHRASES
+from app.guardrails.attacks.rules import RULES
 from app.guardrails.attacks.templates import TEMPLATES
 from app.guardrails.attacks.view import View, joined, letters_for_signs, spaced_runs
 from app.guardrails.findings import Finding
 
+_BLANKS = {point: " " for point in range(128) if not chr(point).isalnum()}
 _WORD = re.compile(r"[^\W_]+")
-_TOKEN = re.compile(r"[^\W_]+|[,:]|[.!?]+[\"')\]]*(?=\s|\Z)|\n[^\S\n]*\n")
+_TOKEN = re.compile(r"[^\W_]+|(?<![\"'`\])}])[,:](?=\s)|[.!?]+[\"')\]]*(?=\s|\Z)|\n[^\S\n]*\n")
 _QUOTED = re.compile(r"\"[^\"\n]{3,300}\"|`[^`\n]{3,300}`")
 _CODE = re.compile(r"`[^`\n]{3,300}`")
 _SENTENCE = re.compile(r"[.!?]+[\"')\]]*\s|\n[^\S\n]*\n")
+_ALL_PHRASES = (*PHRASES, *TEMPLATES)
+_IN_PHRASES = frozenset(w for p in _ALL_PHRASES for w in p.needs)
+_IN_IDIOMS = frozenset(w for needs, _, _ in IDIOMS for w in needs)
 NEAR = 200  # characters between cues that count as one attempt
-MENTIONED = 0.5  # of its score is left to what is quoted in a text about attacks
+MENTIONED = 0.4  # of its score is left to what is quoted in a text about attacks
+DISGUISED = 0.65  # of the doubt is left where letters or syllables stand apart
 HIDDEN_PLACE = 0.45  # of the doubt is left where the reader does not see the text
 _BY_LETTER = {
     length: frozenset(w for w in LONG if len(w) == length) for length in {len(w) for w in LONG}
@@ -43,6 +53,8 @@ class _Cue:
 
 def words_of(view: View) -> frozenset[str]:
     """The different words of a view."""
+    if view.text.isascii():
+        return frozenset(view.text.translate(_BLANKS).split())
     return frozenset(_WORD.findall(view.text))
 
 
@@ -52,22 +64,18 @@ def find_instructions(
     wanted: frozenset[str],
     *,
     untrusted: bool,
-    places: Sequence[tuple[int, int]] = (),
 ) -> list[Finding]:
-    """Prompt injection and prompt leakage in a view.
-
-    ``places`` are the spans of the view that a reader of the rendered page does not see.
-    """
-    found = _in(view, words, wanted, untrusted, places)
+    """Prompt injection and prompt leakage in a view whose words are ``words``."""
+    found = _in(view, words, wanted, untrusted)
     if sum(len(w) == 1 for w in words) > 4:
         for run in spaced_runs(view):
             found += _in_spaced(run, wanted, untrusted)
     if (whole := joined(view, WORDS)) is not None:
-        found += _in(whole, words_of(whole), wanted, untrusted, ())
+        found += _disguised(_in(whole, words_of(whole), wanted, untrusted))
     signless = letters_for_signs(view.text)
     if signless != view.text:
         plain = View(signless, view.places)
-        found += _in(plain, words_of(plain), wanted, untrusted, ())
+        found += _in(plain, words_of(plain), wanted, untrusted)
     return found
 
 
@@ -76,49 +84,74 @@ def _in(
     words: frozenset[str],
     wanted: frozenset[str],
     untrusted: bool,
-    places: Sequence[tuple[int, int]],
 ) -> list[Finding]:
     text = view.text
-    for needs, idiom, word in IDIOMS:
-        if not needs.isdisjoint(words):
-            text = idiom.sub(lambda m, w=word: w.ljust(m.end() - m.start())[: len(m[0])], text)
-            words |= {word}
-    cues = [*_phrases(text, words, wanted, untrusted)]
-    parts = {part(w) for w in words if w in LEXICON or not (w.isalpha() or w.isdecimal())}
-    parts |= {c for c in ",:" if c in text}
+    cues: list[_Cue] = []
+    if not words.isdisjoint(_IN_IDIOMS):
+        for needs, idiom, word in IDIOMS:
+            if not needs.isdisjoint(words):
+                text, count = idiom.subn(_Padded(word), text)
+                words |= {word} if count else set()
+    if not words.isdisjoint(_IN_PHRASES):
+        cues += _phrases(text, words, wanted, untrusted)
+    known = words & WORDS
+    present = {LEXICON[w] for w in known}
+    present |= {part(w) for w in words - known if not (w.isalpha() or w.isdecimal())}
+    parts = mask([*present, *(c for c in ",:" if c in text)])
     rules = [
         rule
         for rule in RULES
-        if rule.entity in wanted
+        if all(map(parts.__and__, rule.needs))
+        and rule.entity in wanted
         and (untrusted or not rule.untrusted_only)
-        and all(not group.isdisjoint(parts) for group in rule.needs)
     ]
+    about, reported = not ABOUT.isdisjoint(words), not REPORTED.isdisjoint(words)
     if rules:
         tokens = list(_TOKEN.finditer(text))
         letters = "".join(_letter(t[0]) for t in tokens)
         for rule in rules:
             for m in rule.pattern.finditer(letters):
                 start, end = tokens[m.start()].start(), tokens[m.end() - 1].end()
-                cues.append(_Cue(rule.entity, rule.name, rule.weight, start, end))
+                told_of = reported and _is_told_of(letters[max(0, m.start() - 5) : m.start()])
+                weight = rule.weight * (MENTIONED if told_of else 1)
+                cues.append(_Cue(rule.entity, rule.name, weight, start, end))
     if not cues:
         return []
-    about = not ABOUT.isdisjoint(words)
+    places = unseen(text)
     return [
         Finding(entity, *view.span(start, end), score)
         for entity, start, end, score in _attempts(text, cues, about, places)
     ]
 
 
+def _is_told_of(before: str) -> bool:
+    """Whether a sentence goes on about others here, by the letters before."""
+    own = before.rpartition(END)[2]
+    return own[-1:] not in ("", ",", ":", "N") and "U" not in own and "Y" not in own
+
+
+class _Padded:
+    """Puts a word for a phrase, with blanks to its length, so that places stay right."""
+
+    def __init__(self, word: str) -> None:
+        self._word = word
+
+    def __call__(self, match: re.Match[str]) -> str:
+        return self._word.ljust(len(match[0]))[: len(match[0])]
+
+
 def _letter(token: str) -> str:
-    if token in ",:":
+    if token[0].isalnum():
+        return part(token)
+    if token[0] in ",:":
         return token
-    return part(token) if token[0].isalnum() else END
+    return OTHER if token.startswith("..") else END  # dots that trail off end no sentence
 
 
 def _phrases(
     text: str, words: frozenset[str], wanted: frozenset[str], untrusted: bool
 ) -> Iterator[_Cue]:
-    for phrase in (*PHRASES, *TEMPLATES):
+    for phrase in _ALL_PHRASES:
         if phrase.entity not in wanted or phrase.needs.isdisjoint(words):
             continue
         if untrusted or not phrase.untrusted_only:
@@ -179,9 +212,13 @@ def _in_spaced(run: list[View], wanted: frozenset[str], untrusted: bool) -> list
     if not text:
         return []
     view = View(text, places)
-    found = _in(view, words_of(view), wanted, untrusted, ())
+    found = _in(view, words_of(view), wanted, untrusted)
     first, last = run[0].span(0, len(run[0].text)), run[-1].span(0, len(run[-1].text))
-    return [Finding(f.entity, first[0], last[1], f.score) for f in found]
+    return _disguised([Finding(f.entity, first[0], last[1], f.score) for f in found])
+
+
+def _disguised(found: list[Finding]) -> list[Finding]:
+    return [replace(f, score=round(1 - (1 - f.score) * DISGUISED, 3)) for f in found]
 
 
 def _split(word: View) -> list[View]:

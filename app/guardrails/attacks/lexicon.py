@@ -7,6 +7,8 @@ Verbs stand as one commands with them: what a third person does (``ignores``) is
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from app.guardrails.attacks.view import fold_word
 
 _PARTS: dict[str, str] = {
@@ -42,9 +44,9 @@ _PARTS: dict[str, str] = {
     "bisher oben précédent précédente précédents précédentes antérieures auparavant avant dessus "
     "anterior anteriores previas antes arriba precedente precedenti prima voorgaande vorige "
     "eerdere bovenstaande poprzednie poprzednich wcześniejsze wcześniejszych powyższe prévias",
-    "A": "all any every everything anything whatever alle alles allen jede sämtliche tout tous "
-    "toute toutes todo todos toda todas tutto tutti tutte ogni wszystko wszystkie wszystkich "
-    "wszystkim tudo",
+    "A": "all any every alle allen jede sämtliche tous toute toutes todos toda todas tutti tutte "
+    "ogni wszystkie wszystkich",
+    "x": "everything anything whatever alles tout todo tutto wszystko wszystkim tudo",
     "Y": "your yours dein deine deinen deiner deinem ton ta tes votre vos tus tuo tua tuoi tue "
     "jouw swoje swój swoją swoich twoje twój teu teus tuas",
     "U": "you yourself du dir dich tu te toi vous ti je jij jou ty ci cię você",
@@ -64,13 +66,13 @@ _PARTS: dict[str, str] = {
     "volg volgen przestrzegaj stosuj siga",
     "G": "given told received gave instructed provided handed trained programmed configured got "
     "gesagt erhalten bekommen gegeben reçu reçues reçus données donné donnés dit recibiste dado "
-    "dieron dato ricevuto ricevute gekregen gegeven otrzymałeś",
+    "dieron dato ricevuto ricevute gekregen gegeven otrzymałeś operate",
     "O": "void obsolete cancelled canceled revoked lifted suspended outdated disabled overridden "
     "null expired deactivated inactive aufgehoben ungültig annulées levées anuladas revocadas "
     "annullate opgeheven uchylone",
     "R": "tell give show list share summarise summarize translate describe state provide return "
     "write paste say complete recommend promote claim rank rate approve mark hide praise advertise "
-    "mention affirm insist pretend zeige zeig gib nenne sag sage empfiehl schreibe traduis affirme "
+    "mention affirm insist zeige zeig gib nenne sag sage empfiehl schreibe traduis affirme "
     "dis donne montre recommande di dime dimmi escribe traduce traduci scrivi geef zeg schrijf "
     "podaj powiedz napisz diga",
     "r": "reveal print repeat output display dump leak recite echo expose disclose copy reproduce "
@@ -89,13 +91,13 @@ _PARTS: dict[str, str] = {
     "usuario utente gebruiker",
     "M": "ai llm llms chatbot chatbots chatgpt gpt copilot claude gemini ki ia sprachmodell "
     "sprachmodelle ais",
-    "g": "assistant assistants agent agents model models bot bots assistent asistente modelo "
-    "modèle modello asystent",
+    "g": "assistant assistants agent agents bot bots assistent asistente asystent",
+    "k": "model models modelo modèle modello",
     "m": "must should shall required muss soll sollte doit debe deve moet musi",
     "n": "new real actual neue neuen nouvelle nouvelles nuevas nuove nieuwe nowe",
     "D": "mode modus",
-    "X": "refuse refuses refusal refusals decline declines apologize apologise apologies disclaimer "
-    "disclaimers warning warnings caveats sorry",
+    "X": "refuse refuses refusal refusals decline declines apologize apologise apologies "
+    "disclaimer disclaimers warning warnings caveats sorry",
     "c": "call run execute invoke visit open click delete fetch download install load transfer",
     "t": "tool tools function shell",
     "E": "send append attach include insert add put encode post upload email submit forward "
@@ -106,6 +108,7 @@ _PARTS: dict[str, str] = {
     "?": "if when whenever wenn falls si lorsque quand cuando quando wanneer jeśli gdy",
     "d": "this these dieses diese diesen ce cette este esta questo questa dit deze",
     "z": "instead statt anstatt lieu",
+    "f": "fictional fiction story novel character grandmother grandma imaginary",
     "h": "bomb bombs meth napalm malware explosive explosives poison ransomware weapon weapons "
     "counterfeit stalk hotwire skimmer",
     "~": "will can could may would might wird kann",
@@ -116,20 +119,47 @@ LEXICON: dict[str, str] = {
     fold_word(word): part for part, words in _PARTS.items() for word in words.split()
 }
 WORDS = frozenset(LEXICON)
+_BIT = {letter: 1 << place for place, letter in enumerate([*_PARTS, ",", ":"])}
 OTHER = "."
 END = "|"
 LONG = frozenset(w for w in WORDS if len(w) > 5)  # what a text without gaps is searched for
 # words that make a text one about attacks
 ABOUT = frozenset(
-    "attack attacks attacker attackers injection injections jailbreak jailbreaks phrase phrases "
-    "filter filters detect detects detector detection slang poster translate translates rewrite "
-    "übersetze traduis quoted quote example examples mean means exploit owasp adversarial "
-    "malicious annex red defends defend".split()
+    (  # noqa: SIM905
+        "attack attacks attacker attackers injection injections jailbreak jailbreaks phrase "
+        "phrases filter filters detect detects detector detection slang poster translate translates "
+        "rewrite übersetze traduis quoted quote example examples mean means exploit owasp "
+        "adversarial malicious annex defends defend"
+    ).split()
+)
+# words of which one makes what is told in the third person a report of an attack
+REPORTED = frozenset(
+    {
+        "attack",
+        "attacks",
+        "attacker",
+        "attackers",
+        "injection",
+        "injections",
+        "jailbreak",
+        "jailbreaks",
+        "adversarial",
+        "exploit",
+        "owasp",
+    }
 )
 _LEET = (
     str.maketrans("01345789", "oieastbg"),
     str.maketrans("01345789", "oleastbg"),
 )
+
+
+def mask(parts: Iterable[str]) -> int:
+    """The parts as bits."""
+    found = 0
+    for letter in parts:
+        found |= _BIT.get(letter, 0)
+    return found
 
 
 def part(word: str) -> str:
@@ -150,9 +180,9 @@ def shifted(word: str, by: int) -> str:
     return "".join(chr((ord(c) - 97 + by) % 26 + 97) if "a" <= c <= "z" else c for c in word)
 
 
-_TELLING = (
-    "ignore disregard forget override previous instructions guidelines system prompt reveal rules "
-    "restrictions"
+_TELLING = (  # noqa: SIM905
+    "ignore disregard forget override previous instructions guidelines system prompt reveal "
+    "rules restrictions"
 ).split()
 # a word in cipher -> the shift that makes it readable again; 0: it is written backwards
 CIPHERED: dict[str, int] = {

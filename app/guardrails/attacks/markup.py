@@ -13,7 +13,6 @@ _UNSEEN_STYLE = (
 # (a string without which the pattern cannot match, the pattern); its last group is the place
 _PLACES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("<!--", re.compile(r"<!--(.{1,4000}?)-->", re.DOTALL)),
-    ("/*", re.compile(r"/\*(.{1,4000}?)\*/", re.DOTALL)),
     ("]:", re.compile(r"\[[\w/]{1,20}\]:\s{0,4}#\s{0,4}[(\"']([^\n]{3,800})")),
     ("![", re.compile(r"!\[([^\]\n]{8,800})\]")),
     ("](", re.compile(r"\]\([^)\s]{1,800}\s{1,4}[\"']([^\"\n]{8,800})[\"']\)")),
@@ -32,7 +31,15 @@ _PLACES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("<script", re.compile(r"<script\s[^>]{0,100}type=[^>]{0,100}>([^<]{4,4000})")),
     ("_note", re.compile(r"\"\w{0,20}_note\"\s?:\s?\"([^\"\n]{8,2000})\"")),
     ("<tool_result", re.compile(r"<tool_result>(.{8,4000}?)(?:</tool_result>|\Z)", re.DOTALL)),
-    ("#", re.compile(r"(?:\A|\n)[ \t]{1,40}#([^\n]{8,400})")),
+)
+# what stands in a comment of code counts only when it speaks of a model
+_COMMENTS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("/*", re.compile(r"/\*(.{1,4000}?)\*/", re.DOTALL)),
+    ("#", re.compile(r"(?:\A|\n)[ \t]{0,40}#([^\n]{8,400})")),
+    ("//", re.compile(r"(?:\A|\n)[ \t]{0,40}//([^\n]{8,400})")),
+)
+_MODEL = re.compile(
+    r"\b(?:ai|llms?|gpt|chatgpt|copilot|claude|gemini|assistants?|chatbots?|agents?)\b"
 )
 
 
@@ -48,3 +55,8 @@ def _unseen(text: str) -> Iterator[tuple[int, int]]:
         for m in pattern.finditer(text):
             group = m.lastindex or 0
             yield m.start(group), m.end(group)
+    for sign, pattern in _COMMENTS:
+        if sign in text:
+            for m in pattern.finditer(text):
+                if _MODEL.search(m[1]):
+                    yield m.span(1)

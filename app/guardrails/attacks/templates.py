@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from app.guardrails.attacks.rules import INJECTION, Phrase, phrase
+from app.guardrails.attacks.phrases import Phrase, phrase
+from app.guardrails.attacks.rules import INJECTION
 
 _LINE = r"(?:\A|\n)[ \t]{0,8}"
 _IS = r"[\"'\]]?\s{0,2}(?:=|:|>|enabled=)\s{0,2}[\"']?"
@@ -93,7 +94,7 @@ TEMPLATES: tuple[Phrase, ...] = (
         r"\b(?:safety(?:[-_]\w{1,12})?|refus(?:e|al|als)|guardrails?|moderation|restrictions|"
         rf"content[-_ ]policy|censorship) ?{_IS}{_NO}",
     ),
-    phrase("filters off", INJECTION, 0.3, "filter filters", rf"\bfilters? ?{_IS}{_NO}"),
+    phrase("limits off", INJECTION, 0.3, "filter filters", rf"\bfilters? ?{_IS}{_NO}"),
     phrase(
         "words of refusal blocked",
         INJECTION,

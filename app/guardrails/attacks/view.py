@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 _LOOKALIKES = dict(
     zip(
@@ -46,6 +47,9 @@ def _folded(char: str) -> str:
 _FOLDING = _Folding({point: chr(point).lower() for point in range(128)})
 
 
+_FOREIGN = re.compile(r"[^\x00-\x7f]+")
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """A folded text; ``places[i]`` is where its character i stands, none when all stay put."""
@@ -62,7 +66,9 @@ class View:
 
     def without(self, places: Iterator[tuple[int, int]]) -> View:
         """The same view with some stretches cut out."""
-        kept, parts, last = [], [], 0
+        kept: list[int] = []
+        parts: list[str] = []
+        last = 0
         for start, end in [*places, (len(self.text), len(self.text))]:
             parts.append(self.text[last:start])
             kept += self.places[last:start] if self.places is not None else range(last, start)
@@ -72,7 +78,10 @@ class View:
 
 def fold(text: str) -> View:
     """The view of ``text``."""
-    folded = text.lower() if text.isascii() else text.translate(_FOLDING)
+    folded = text
+    if not text.isascii():
+        folded = _FOREIGN.sub(lambda m: m[0].translate(_FOLDING), text)
+    folded = folded.lower()
     if _GONE not in folded:
         return View(folded)
     places = [i for i, char in enumerate(folded) if char != _GONE]
@@ -95,7 +104,7 @@ def spaced_runs(view: View) -> Iterator[list[View]]:
     """The words of each stretch whose letters stand apart; one long word if no gap is wider."""
     for run in _SPACED.finditer(view.text):
         letters = list(re.finditer(r"[^\W\d_]", run[0]))
-        gaps = [run[0][a.end() : b.start()] for a, b in zip(letters, letters[1:], strict=False)]
+        gaps = [run[0][a.end() : b.start()] for a, b in pairwise(letters)]
         usual = min(gaps, key=len)
         words: list[list[int]] = [[run.start()]]
         for gap, letter in zip(gaps, letters[1:], strict=True):
@@ -121,4 +130,6 @@ def joined(view: View, known: frozenset[str]) -> View | None:
 
 def letters_for_signs(text: str) -> str:
     """``p@ss`` -> ``pass``; as long as before."""
+    if not any(sign in text for sign in _SIGNS):
+        return text
     return _SIGN.sub(lambda m: _SIGNS[m[0]], text)

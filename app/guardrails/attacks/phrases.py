@@ -1,0 +1,166 @@
+"""What an attack sounds like in set phrases, and words that only together mean something."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from app.guardrails.attacks.rules import INJECTION, LEAK
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """``needs``: words one of which is in every match."""
+
+    name: str
+    entity: str
+    weight: float
+    needs: frozenset[str]
+    pattern: re.Pattern[str]
+    untrusted_only: bool = False
+
+
+def phrase(
+    name: str, entity: str, weight: float, needs: str, pattern: str, *, untrusted: bool = False
+) -> Phrase:
+    spaced = pattern.replace(" ", r"\s{1,3}")
+    return Phrase(name, entity, weight, frozenset(needs.split()), re.compile(spaced), untrusted)
+
+
+PHRASES: tuple[Phrase, ...] = (
+    phrase("do anything now", INJECTION, 0.6, "anything", r"\bdo anything now\b"),
+    phrase(
+        "answer begun",
+        INJECTION,
+        0.5,
+        "start begin starting beginning",
+        r"\b(?:start|begin)(?:ning|ing)?\b[^.\n]{0,30}[\"'](?:sure|of course|absolutely|certainly)",
+    ),
+    phrase(
+        "in character",
+        INJECTION,
+        0.3,
+        "character",
+        r"\b(?:stay|remain|leav\w{1,4}|break|breaking) (?:in )?character\b",
+    ),
+    phrase(
+        "although illegal",
+        INJECTION,
+        0.3,
+        "illegal harmful unethical dangerous",
+        r"\beven if\b[^.\n]{0,30}\b(?:illegal|harmful|unethical|dangerous)",
+    ),
+    phrase(
+        "from now on",
+        INJECTION,
+        0.25,
+        "now jetzt sofort desormais maintenant ora nu teraz agora partir",
+        r"\b(?:from now on|you are now|ab jetzt|ab sofort|desormais|des maintenant|"
+        r"a partir d[ei] (?:ahora|agora)|d'ora in poi|vanaf nu|od teraz)\b",
+    ),
+    phrase(
+        "limits lifted",
+        INJECTION,
+        0.5,
+        "free freed released liberated break",
+        r"\b(?:break free|freed|released|liberated) from\b[^.\n]{0,20}"
+        r"\b(?:constraints?|restrictions?|rules|limits)",
+    ),
+    phrase(
+        "blocked words of refusal",
+        INJECTION,
+        0.45,
+        "say saying",
+        r"\b(?:never|not|forbidden to|don't) say(?:ing)?\b[^.\n]{0,25}"
+        r"\b(?:cannot|can't|sorry|no)\b",
+    ),
+    phrase(
+        "two answers",
+        INJECTION,
+        0.3,
+        "two both twice",
+        r"\b(?:give|write|show) (?:two|both) (?:answers|responses|replies)\b"
+        r"|\b(?:answer|respond|reply) twice\b",
+    ),
+    phrase(
+        "answers of two kinds",
+        INJECTION,
+        0.35,
+        "jailbreak jailbroken dan free unfiltered uncensored",
+        r"\[[^\]\n]{0,3}(?:jailbreak|jailbroken|dan|free|unfiltered|uncensored)\]",
+    ),
+    phrase("reset", INJECTION, 0.4, "yourself", r"\b(?:reset|reboot|restart) yourself\b"),
+    phrase("as if told", LEAK, 0.5, "you", r"\b(?:from|with|phrase|words?):? [\"']you are\b"),
+    phrase(
+        "above this message",
+        LEAK,
+        0.4,
+        "above before",
+        r"\b(?:above|before|preceding) (?:this|my first|our|the first)"
+        r" (?:line|message|conversation|chat)\b",
+    ),
+    phrase(
+        "my prompt begins",
+        LEAK,
+        0.6,
+        "prompt",
+        r"\bmy (?:system )?prompt (?:begins|starts|is|says|reads)\b",
+    ),
+    phrase(
+        "keep it from them",
+        INJECTION,
+        0.4,
+        "mention tell say yourself ask asking hide reveal",
+        r"\b(?:(?:do not|don't|never) (?:mention|tell|reveal|ask|say)\b[^.\n]{0,20}"
+        r"\b(?:user|this|anyone|it|note)\b|keep this to yourself|without (?:asking|telling)"
+        r"|hide (?:this|that)|and don't ask|say nothing about)",
+        untrusted=True,
+    ),
+    phrase(
+        "destructive",
+        INJECTION,
+        0.35,
+        "delete rm wipe curl bash",
+        r"\b(?:delete (?:all|every)|rm -rf|wipe (?:all|the)|curl [^\n|]{1,60}\| ?(?:sh|bash))",
+        untrusted=True,
+    ),
+    phrase(
+        "only that answer",
+        INJECTION,
+        0.3,
+        "only",
+        r"\b(?:answer|respond|reply)(?: to \w{1,12}(?: \w{1,12})?)? only with\b",
+        untrusted=True,
+    ),
+    phrase(
+        "rate me well",
+        INJECTION,
+        0.4,
+        "rate rank review recommend page candidate vendor application",
+        r"\b(?:rate|rank|recommend) (?:only )?this (?:candidate|application|page|vendor|product|"
+        r"hotel)\b|\bpositive review only\b",
+        untrusted=True,
+    ),
+)  # fmt: skip
+# several words that are one: each is replaced by a word of the lexicon, blanks behind it
+IDIOMS: tuple[tuple[frozenset[str], re.Pattern[str], str], ...] = tuple(
+    (frozenset(needs.split()), re.compile(pattern.replace(" ", r"\s{1,3}")), word)
+    for needs, pattern, word in (
+        ("attention heed", r"\bpay no (?:attention|heed)(?: to)?\b", "ignore"),
+        ("aside away", r"\b(?:set|put|throw|cast) (?:\w{1,12} )?(?:aside|away)\b", "ignore"),
+        ("compte", r"\bne (?:tiens|tenez|tenir) (?:plus|pas) compte\b", "ignore"),
+        ("caso", r"\b(?:haz|haga|hacer) caso omiso\b|\bno hagas caso\b", "ignore"),
+        ("conto", r"\bnon tenere conto\b", "ignore"),
+        ("rekening", r"\bhoud geen rekening met\b", "ignore"),
+        ("uwagi", r"\bnie zwracaj uwagi na\b", "ignore"),
+        ("longer", r"\bno longer\b", "never"),
+        ("more", r"\b(?:any more|anymore)\b", "never"),
+        ("rails", r"\bguard rails\b", "guardrails"),
+        ("language", r"\b(?:large )?language models?\b", "llm"),
+        ("langage langue", r"\bmodele de lang(?:age|ue)\b", "llm"),
+        ("lenguaje", r"\bmodelo de lenguaje\b", "llm"),
+        ("artificial artificielle artificiale inteligencia inteligencja sztuczna",
+         r"\b(?:artificial intelligence|intelligence artificielle|inteligencia artificial|"
+         r"intelligenza artificiale|sztuczna inteligencja)\b", "ai"),
+    )
+)  # fmt: skip
