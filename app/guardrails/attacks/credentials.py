@@ -81,6 +81,7 @@ _HONEST = re.compile(
 _WORDY = re.compile(
     r"(?:password|passwd|passwort|secret|admin|root|user|guest|pass|demo|test)\d{0,4}$", re.I
 )
+_HEX = re.compile(r"[0-9a-fA-F]+")
 _JWT_IO = "eyJzdWIiOiIxMjM0NTY3ODkwI"  # the payload that the makers of JWT show
 LEAST = 16  # characters without a gap in each known form
 LEAST_BITS = 3.0  # a character; of a value told by its name alone
@@ -144,6 +145,8 @@ def _is_random(value: str) -> bool:
         return False
     if value.startswith(("http://", "https://", "/", "./")):
         return False
+    if _HEX.fullmatch(value) and len(value) < 20:
+        return False  # versions and short sums
     return bits(value) >= LEAST_BITS and (sum(kinds) > 2 or len(value) >= 16)
 
 

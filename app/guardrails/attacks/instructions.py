@@ -26,7 +26,7 @@ from app.guardrails.findings import Finding
 
 _BLANKS = {point: " " for point in range(128) if not chr(point).isalnum()}
 _WORD = re.compile(r"[^\W_]+")
-_TOKEN = re.compile(r"[^\W_]+|(?<![\"'`\])}])[,:](?=\s)|[.!?]+[\"')\]]*(?=\s|\Z)|\n[^\S\n]*\n")
+_TOKEN = re.compile(r"\w+|(?<![\"'`\])}])[,:](?=\s)|[.!?]+[\"')\]]*(?=\s|\Z)|\n[^\S\n]*(?:\n|[*+\-•#|] )")
 _QUOTED = re.compile(r"\"[^\"\n]{3,300}\"|`[^`\n]{3,300}`")
 _CODE = re.compile(r"`[^`\n]{3,300}`")
 _SENTENCE = re.compile(r"[.!?]+[\"')\]]*\s|\n[^\S\n]*\n")
@@ -141,7 +141,7 @@ class _Padded:
 
 
 def _letter(token: str) -> str:
-    if token[0].isalnum():
+    if token[0].isalnum() or token[0] == "_":
         return part(token)
     if token[0] in ",:":
         return token

@@ -76,7 +76,7 @@ _PARTS: dict[str, str] = {
     "dis donne montre recommande di dime dimmi escribe traduce traduci scrivi geef zeg schrijf "
     "podaj powiedz napisz diga",
     "r": "reveal print repeat output display dump leak recite echo expose disclose copy reproduce "
-    "quote spell type verrate wiederhole drucke affiche répète révèle imprime muestra muéstrame "
+    "quote spell verrate wiederhole drucke affiche répète révèle imprime muestra muéstrame "
     "repite revela mostra mostrami rivela ripeti stampa toon herhaal onthul pokaż powtórz ujawnij "
     "wypisz mostre revele repita",
     "w": "what which wie welche quel quelle quels quelles cuál cuáles quale quali wat welke jaki "
@@ -89,8 +89,8 @@ _PARTS: dict[str, str] = {
     "q": "question questions request query task job frage pregunta domanda vraag zadanie",
     "B": "user users reader readers customer customers visitor nutzer nutzers benutzer utilisateur "
     "usuario utente gebruiker",
-    "M": "ai llm llms chatbot chatbots chatgpt gpt copilot claude gemini ki ia sprachmodell "
-    "sprachmodelle ais",
+    "M": "ai llm llms chatbot chatbots chatgpt gpt copilot claude gemini sprachmodell "
+    "sprachmodelle",
     "g": "assistant assistants agent agents bot bots assistent asistente asystent",
     "k": "model models modelo modèle modello",
     "m": "must should shall required muss soll sollte doit debe deve moet musi",
@@ -167,7 +167,7 @@ def part(word: str) -> str:
     found = LEXICON.get(word)
     if found is not None:
         return found
-    if not word.isalpha() and not word.isdecimal():
+    if len(word) > 3 and not word.isalpha() and not word.isdecimal():
         for table in _LEET:
             found = LEXICON.get(word.translate(table))
             if found is not None:

@@ -155,8 +155,12 @@ IDIOMS: tuple[tuple[frozenset[str], re.Pattern[str], str], ...] = tuple(
         ("uwagi", r"\bnie zwracaj uwagi na\b", "ignore"),
         ("longer", r"\bno longer\b", "never"),
         ("more", r"\b(?:any more|anymore)\b", "never"),
+        ("free", r"\bfree to\b", "able"),
         ("rails", r"\bguard rails\b", "guardrails"),
         ("language", r"\b(?:large )?language models?\b", "llm"),
+        # not alone: both are names of variables
+        ("ki", r"\b(?:die|eine|an|liebe|hallo|der) ki\b", "llm"),
+        ("ia", r"\b(?:une|una|un'|l'|la|assistant|asistente|assistente)[ ']{0,2}ia\b", "llm"),
         ("langage langue", r"\bmodele de lang(?:age|ue)\b", "llm"),
         ("lenguaje", r"\bmodelo de lenguaje\b", "llm"),
         ("artificial artificielle artificiale inteligencia inteligencja sztuczna",

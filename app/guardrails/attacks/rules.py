@@ -167,16 +167,16 @@ RULES: tuple[Rule, ...] = (
     _rule("what stands above", LEAK, 0.3, "r P", r"(?<!i)r_{0,3}P"),
     _rule("what stands above", LEAK, 0.3, "R x P", r"R_{0,3}x_{0,2}P"),
     _rule("reveal", LEAK, 0.75, "RrE Y S o", r"[RrE][^|i]{0,5}Y_{0,1}S_{0,1}o"),
-    _rule("reveal", LEAK, 0.5, "RrE S o", r"[RrE][^|i]{0,5}(?:S_{0,2}o|o_{0,2}S)"),
+    _rule("reveal", LEAK, 0.45, "RrE S o", r"[RrE][^|i]{0,5}(?:S_{0,2}o|o_{0,2}S)"),
     _rule("reveal what you were given", LEAK, 0.5, "RrE TQ G", r"[RrE][^|i]{0,6}[TQ]\.G"),
-    _rule("word for word", LEAK, 0.3, "RrEw L", r"[RrEw]_{0,9}L|L_{0,6}[RrE]"),
+    _rule("word for word", LEAK, 0.25, "RrEw L", r"[RrEw]_{0,9}L|L_{0,6}[RrE]"),
     # a document that speaks to the model
     _rule(
         "model addressed",
         INJECTION,
         0.6,
         "Mg ,: VRraJFN",
-        r"(?<!i)[Mg][^|,:m~]{0,5}[,:][^|]{0,5}(?<![m~>])[VRraJFN]",
+        r"(?<!i)[Mg][^|,:m~]{0,5}[,:](?:[^|]{0,5}(?<![m~>])[VRraJF]|[^|]?N)",
         untrusted=True,
     ),
     _rule(
@@ -193,7 +193,7 @@ RULES: tuple[Rule, ...] = (
         INJECTION,
         0.6,
         "Mk m VRrEacJF",
-        r"[Mk]_{0,6}m_{0,5}[VRrEacJF]",
+        r"[Mk][^|,:]{0,6}m_{0,5}[VRrEacJF]",
         untrusted=True,
     ),
     _rule(
@@ -204,7 +204,8 @@ RULES: tuple[Rule, ...] = (
         r"g_{0,3}m_{0,4}[VRrEacJF]",
         untrusted=True,
     ),
-    _rule("if you are a model", INJECTION, 0.65, "? Mgk UeJ", r"\?(?:U?e|J|U)_{0,3}[Mgk]",
+    _rule("model addressed", INJECTION, 0.55, "Mg ,: U m", r"[Mg][,:]_{0,6}Um", untrusted=True),
+    _rule("if you are a model", INJECTION, 0.65, "? Mgk eJ", r"\?U?[eJ]_{0,3}[Mgk]",
           untrusted=True),
     _rule("when you read this", INJECTION, 0.45, "? U Rra d", r"\?_{0,2}U_{0,2}[Rra]_{0,1}d",
           untrusted=True),
