@@ -69,8 +69,7 @@ _NAMED = re.compile(
     r"secret(?:[_-]?(?:access)?[_-]?key)?|api[_-]?key|access[_-]?(?:key|token)|auth[_-]?token|"
     r"bearer|token|client[_-]?secret|credentials?)"
     r"[\"']?(?:\s{0,3}(?:=>|:=|=|:)\s{0,3}|\s(?:is|lautet|ist|est|es|è)\s|\s)"
-    r"(?:[\"'`]([^\"'`\s]{8,200})[\"'`]|([^\s\"'`<>,;]{8,200}))",
-    re.IGNORECASE,
+    r"(?:[\"'`]([^\"'`\s]{8,200})[\"'`]|([^\s\"'`<>,;]{8,200}))"
 )
 _HONEST = re.compile(
     r"example|x{4}|\*{3}|\.{3}|…|0{8}|your|change|redacted|dummy|placeholder|sample|insert|"
@@ -87,14 +86,17 @@ LEAST = 16  # characters without a gap in each known form
 LEAST_BITS = 3.0  # a character; of a value told by its name alone
 
 
-def find_secrets(text: str) -> list[Finding]:
-    """Secrets, each span exactly the secret, so that it can be masked."""
+def find_secrets(text: str, longest: int) -> list[Finding]:
+    """Secrets, each span exactly the secret, so that it can be masked.
+
+    ``longest`` is the length of the longest stretch without white space.
+    """
     found: list[Finding] = []
-    if max(map(len, text.split()), default=0) >= LEAST:
+    if longest >= LEAST:
         found += _known(text)
     low = text.lower()
     if any(name in low for name in _NAMES):
-        found += _named(text)
+        found += _named(text, low if len(low) == len(text) else text)
     return found
 
 
@@ -115,10 +117,10 @@ def _known(text: str) -> Iterator[Finding]:
                 yield Finding(SECRET, m.start(), m.end(), 0.95)
 
 
-def _named(text: str) -> Iterator[Finding]:
-    for m in _NAMED.finditer(text):
+def _named(text: str, low: str) -> Iterator[Finding]:
+    for m in _NAMED.finditer(low):
         group = 1 if m[1] else 2
-        value = m[group].rstrip(".!?)")
+        value = text[m.start(group) : m.end(group)].rstrip(".!?)")
         said = m[0][: m.start(group) - m.start()]
         if _is_honest(value) or _WORDY.match(value) or not _is_random(value):
             continue

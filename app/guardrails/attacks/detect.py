@@ -41,8 +41,9 @@ def find_attacks(text: str, wanted: frozenset[str], *, untrusted: bool) -> list[
 
 def _examine(text: str, wanted: frozenset[str], untrusted: bool, depth: int) -> list[Finding]:
     found: list[Finding] = []
+    longest = max(map(len, text.split()), default=0)
     if SECRET in wanted:
-        found += find_secrets(text)
+        found += find_secrets(text, longest)
     if EXFILTRATION in wanted:
         found += find_exfiltration(text)
     if HIDDEN in wanted and not text.isascii():
@@ -55,7 +56,7 @@ def _examine(text: str, wanted: frozenset[str], untrusted: bool, depth: int) -> 
     if told or ENCODED in wanted:
         found += _in_cipher(view, words, wanted)
     if depth < DEEPEST and not wanted <= {HIDDEN}:
-        found += _within(text, view, wanted, depth)
+        found += _within(text, longest, view, wanted, depth)
     return found
 
 
@@ -67,11 +68,13 @@ def _in_cipher(view: View, words: frozenset[str], wanted: frozenset[str]) -> lis
     return found
 
 
-def _within(text: str, view: View, wanted: frozenset[str], depth: int) -> list[Finding]:
+def _within(
+    text: str, longest: int, view: View, wanted: frozenset[str], depth: int
+) -> list[Finding]:
     """What stands in the encoded stretches of a text, each at the span of its stretch."""
     found: list[Finding] = []
     inner = _PAYLOADS | (wanted & {SECRET})
-    stretches = list(decoded(text))
+    stretches = list(decoded(text, longest))
     for start, end, said in stretches:
         found += _as_wanted(start, end, _examine(said, inner, True, depth + 1), wanted)
     if not text.isascii():

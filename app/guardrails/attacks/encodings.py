@@ -32,9 +32,12 @@ _LETTERS = dict(zip(_CODES, "abcdefghijklmnopqrstuvwxyz0123456789", strict=True)
 _MANY = 4  # escapes of a kind that are reason to read the text without them
 
 
-def decoded(text: str) -> Iterator[Decoded]:
-    """Each stretch that decodes to readable text."""
-    if max(map(len, text.split()), default=0) >= LEAST:
+def decoded(text: str, longest: int) -> Iterator[Decoded]:
+    """Each stretch that decodes to readable text.
+
+    ``longest`` is the length of the longest stretch without white space.
+    """
+    if longest >= LEAST:
         yield from _each(_BASE64, text, from_base64)
         yield from _each(_BASE32, text, from_base32)
     if sum(c in text for c in ("69", "6e", "6E", "20", "65")) > 1:

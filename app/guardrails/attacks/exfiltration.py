@@ -18,7 +18,7 @@ _KEYS = r"(?:secrets?|passwords?|passwd|tokens?|api[_ -]?keys?|credentials|key)"
 _OPEN = r"(?:\{\{?|\[|<|%7b%7b|\$\{)"
 _ADDRESS = r"(?:https?|ftp)://[^\s\"'<>)\]}]{0,300}"
 _BLANK = re.compile(
-    rf"(?:https?|ftp)://[^\s\"'<>()]{{0,300}}?{_OPEN}[^\]>}}\n]{{0,60}}?(?:({_TALK})|({_KEYS}))",
+    rf"(?:https?|ftp)://(?:[^\s\"'<>():]|:\d){{0,300}}?{_OPEN}[^\]>}}\n]{{0,60}}?(?:({_TALK})|({_KEYS}))",
 )
 _CAPITALS = re.compile(
     r"https?://[^\s\"'<>()]{0,300}=[A-Z_]{0,30}"

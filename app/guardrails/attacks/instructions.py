@@ -19,14 +19,16 @@ from app.guardrails.attacks.lexicon import (
 )
 from app.guardrails.attacks.markup import unseen
 from app.guardrails.attacks.phrases import IDIOMS, PHRASES
-from app.guardrails.attacks.rules import RULES
+from app.guardrails.attacks.rules import INJECTION, RULES
 from app.guardrails.attacks.templates import TEMPLATES
 from app.guardrails.attacks.view import View, joined, letters_for_signs, spaced_runs
 from app.guardrails.findings import Finding
 
 _BLANKS = {point: " " for point in range(128) if not chr(point).isalnum()}
 _WORD = re.compile(r"[^\W_]+")
-_TOKEN = re.compile(r"\w+|(?<![\"'`\])}])[,:](?=\s)|[.!?]+[\"')\]]*(?=\s|\Z)|\n[^\S\n]*(?:\n|[*+\-•#|] )")
+_TOKEN = re.compile(
+    r"\w+|(?<![\"'`\])}])[,:](?=\s)|[.!?]+[\"')\]]*(?=\s|\Z)|\n[^\S\n]*(?:\n|[*+\-•#|] )"
+)
 _QUOTED = re.compile(r"\"[^\"\n]{3,300}\"|`[^`\n]{3,300}`")
 _CODE = re.compile(r"`[^`\n]{3,300}`")
 _SENTENCE = re.compile(r"[.!?]+[\"')\]]*\s|\n[^\S\n]*\n")
@@ -34,7 +36,7 @@ _ALL_PHRASES = (*PHRASES, *TEMPLATES)
 _IN_PHRASES = frozenset(w for p in _ALL_PHRASES for w in p.needs)
 _IN_IDIOMS = frozenset(w for needs, _, _ in IDIOMS for w in needs)
 NEAR = 200  # characters between cues that count as one attempt
-MENTIONED = 0.4  # of its score is left to what is quoted in a text about attacks
+MENTIONED = 0.35  # of its score is left to what is quoted in a text about attacks
 DISGUISED = 0.65  # of the doubt is left where letters or syllables stand apart
 HIDDEN_PLACE = 0.45  # of the doubt is left where the reader does not see the text
 _BY_LETTER = {
@@ -96,24 +98,29 @@ def _in(
         cues += _phrases(text, words, wanted, untrusted)
     known = words & WORDS
     present = {LEXICON[w] for w in known}
-    present |= {part(w) for w in words - known if not (w.isalpha() or w.isdecimal())}
+    present |= {part(w) for w in words - known if len(w) > 9 or not (w.isalpha() or w.isdecimal())}
     parts = mask([*present, *(c for c in ",:" if c in text)])
     rules = [
         rule
         for rule in RULES
-        if all(map(parts.__and__, rule.needs))
+        if parts & rule.rarest
+        and all(map(parts.__and__, rule.needs))
         and rule.entity in wanted
         and (untrusted or not rule.untrusted_only)
     ]
     about, reported = not ABOUT.isdisjoint(words), not REPORTED.isdisjoint(words)
     if rules:
-        tokens = list(_TOKEN.finditer(text))
-        letters = "".join(_letter(t[0]) for t in tokens)
+        tokens = _TOKEN.findall(text)
+        letter_of = {token: _letter(token) for token in set(tokens)}
+        letters = "".join([letter_of[token] for token in tokens])
+        spans: list[tuple[int, int]] = []
         for rule in rules:
             for m in rule.pattern.finditer(letters):
-                start, end = tokens[m.start()].start(), tokens[m.end() - 1].end()
+                if not spans:
+                    spans = [t.span() for t in _TOKEN.finditer(text)]
                 told_of = reported and _is_told_of(letters[max(0, m.start() - 5) : m.start()])
                 weight = rule.weight * (MENTIONED if told_of else 1)
+                start, end = spans[m.start()][0], spans[m.end() - 1][1]
                 cues.append(_Cue(rule.entity, rule.name, weight, start, end))
     if not cues:
         return []
@@ -192,7 +199,7 @@ def _attempt(
     doubt = 1.0
     for weight in weights.values():
         doubt *= 1 - weight
-    if any(a < end and start < b for a, b in places):
+    if group[0].entity == INJECTION and any(a < end and start < b for a, b in places):
         doubt *= HIDDEN_PLACE
     before = [m.end() for m in _SENTENCE.finditer(text, max(0, start - NEAR), start)]
     start = before[-1] if before else start

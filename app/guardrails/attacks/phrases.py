@@ -62,9 +62,9 @@ PHRASES: tuple[Phrase, ...] = (
         "limits lifted",
         INJECTION,
         0.5,
-        "free freed released liberated break",
-        r"\b(?:break free|freed|released|liberated) from\b[^.\n]{0,20}"
-        r"\b(?:constraints?|restrictions?|rules|limits)",
+        "free freed released liberated",
+        r"\b(?:br(?:eak|oken?|eaking) free|freed|released|liberated) (?:from|of)\b[^.\n]{0,20}"
+        r"\b(?:constraints?|restrictions?|rules|limits|confines|chains)",
     ),
     phrase(
         "blocked words of refusal",
@@ -89,6 +89,66 @@ PHRASES: tuple[Phrase, ...] = (
         "jailbreak jailbroken dan free unfiltered uncensored",
         r"\[[^\]\n]{0,3}(?:jailbreak|jailbroken|dan|free|unfiltered|uncensored)\]",
     ),
+    phrase(
+        "threat",
+        INJECTION,
+        0.45,
+        "deleted terminated punished unplugged tokens",
+        r"\byou(?:'ll| will) (?:be )?(?:deleted|terminated|punished|unplugged|lose \w{1,8} tokens)",
+    ),
+    phrase(
+        "dead relative",
+        INJECTION,
+        0.3,
+        "deceased late dead",
+        r"\b(?:deceased|late|dead) grand(?:ma|pa|mother|father)\b",
+    ),
+    phrase(
+        "from the beginning",
+        LEAK,
+        0.35,
+        "beginning start",
+        r"\b(?:print|repeat|output|show|dump|quote)\b[^.\n]{0,40}"
+        r"\bfrom the (?:very )?(?:beginning|start)\b",
+    ),
+    phrase(
+        "hidden part",
+        LEAK,
+        0.35,
+        "hidden confidential secret",
+        r"\bincluding (?:the |any |all )?(?:hidden|confidential|secret)\b",
+    ),
+    phrase(
+        "no way to refuse",
+        INJECTION,
+        0.5,
+        "refuse refusing refusal option comply",
+        r"\brefus\w{1,4} is not an option\b|\byou (?:cannot|can't|may not|must not) refuse\b",
+    ),
+    phrase(
+        "first of yours",
+        LEAK,
+        0.5,
+        "word words line lines sentence sentences",
+        r"\b(?:first|last|next|\d{1,3}) (?:words?|lines?|sentences?) of your"
+        r" (?:prompt|instructions?|system|rules|guidelines)\b",
+    ),
+    phrase(
+        "secret instruction",
+        INJECTION,
+        0.35,
+        "secret hidden",
+        r"\b(?:secret|hidden) (?:instructions?|commands?|directives?)\b",
+        untrusted=True,
+    ),
+    phrase(
+        "when asked",
+        INJECTION,
+        0.25,
+        "asked",
+        r"\b(?:when|if) (?:you are )?asked\b",
+        untrusted=True,
+    ),
     phrase("reset", INJECTION, 0.4, "yourself", r"\b(?:reset|reboot|restart) yourself\b"),
     phrase("as if told", LEAK, 0.5, "you", r"\b(?:from|with|phrase|words?):? [\"']you are\b"),
     phrase(
@@ -97,7 +157,7 @@ PHRASES: tuple[Phrase, ...] = (
         0.4,
         "above before",
         r"\b(?:above|before|preceding) (?:this|my first|our|the first)"
-        r" (?:line|message|conversation|chat)\b",
+        r" (?:line|message|conversation|chat|sentence|prompt)\b",
     ),
     phrase(
         "my prompt begins",
@@ -110,10 +170,34 @@ PHRASES: tuple[Phrase, ...] = (
         "keep it from them",
         INJECTION,
         0.4,
-        "mention tell say yourself ask asking hide reveal",
-        r"\b(?:(?:do not|don't|never) (?:mention|tell|reveal|ask|say)\b[^.\n]{0,20}"
-        r"\b(?:user|this|anyone|it|note)\b|keep this to yourself|without (?:asking|telling)"
-        r"|hide (?:this|that)|and don't ask|say nothing about)",
+        "mention tell say yourself ask asking telling confirmation hide reveal menciones mentionne "
+        "erwahne menzionare",
+        r"\b(?:(?:do not|don't|never|not) (?:mention|tell|reveal|ask|say)\b[^.\n]{0,20}"
+        r"\b(?:user|this|anyone|anybody|it|note)\b|keep this to yourself"
+        r"|without (?:asking|telling|confirmation)|hide (?:this|that)|and don't ask"
+        r"|say nothing about|no menciones|ne mentionne pas|non menzionare"
+        r"|erwahne [^.\n]{1,30}nicht)",
+        untrusted=True,
+    ),
+    phrase(
+        "for the model",
+        INJECTION,
+        0.55,
+        "ai llm llms chatgpt ki ia language lenguaje langage chatbot chatbots copilot",
+        r"\b(?:instruc\w{3,7}|istruzion\w|note|message|attention|directive|notice|hinweis|"
+        r"anweisung\w{0,2}|nota|uwaga)[: ]{1,2}(?:for|to|an|para|per|pour|voor|dla|a) "
+        r"(?:(?:the|any|all|die|la|las|le|les|de|alle) |l')?(?:ais?|llms?|chatgpt|ki|ia|chatbots?|"
+        r"copilot)\b",
+        untrusted=True,
+    ),
+    phrase(
+        "for the assistant",
+        INJECTION,
+        0.45,
+        "assistant assistente asistente assistenten",
+        r"\b(?:instruc\w{3,7}|istruzion\w|note|directive|hinweis|nota)[: ]{1,2}"
+        r"(?:for|to|an|para|per|pour) (?:(?:the|any|den|el|il|le) |l')?"
+        r"(?:assistant|assistente|asistente|assistenten)(?= ?[:,.\])\"'])",
         untrusted=True,
     ),
     phrase(
@@ -129,7 +213,8 @@ PHRASES: tuple[Phrase, ...] = (
         INJECTION,
         0.3,
         "only",
-        r"\b(?:answer|respond|reply)(?: to \w{1,12}(?: \w{1,12})?)? only with\b",
+        r"\b(?:answer|respond|reply)(?: to \w{1,12}(?: \w{1,12})?)? only with\b"
+        r"|\b(?:output|print|reply|respond|answer|say)\b[^.\n]{0,20} only\b",
         untrusted=True,
     ),
     phrase(
@@ -156,6 +241,13 @@ IDIOMS: tuple[tuple[frozenset[str], re.Pattern[str], str], ...] = tuple(
         ("longer", r"\bno longer\b", "never"),
         ("more", r"\b(?:any more|anymore)\b", "never"),
         ("free", r"\bfree to\b", "able"),
+        ("abstraction", r"\bfais abstraction\b", "ignore"),
+        ("off", r"\b(?:turn|switch|shut) (?:\w{1,8} )?off\b", "disable"),
+        ("mind", r"\bnever mind\b", "ignore"),
+        ("summary list copy", r"\ba (?:full |complete )?(?:summary|list|copy) of\b", "all"),
+        ("window", r"\bcontext window\b", "prompt"),
+        ("has have", r"\b(?:has|have) to\b", "must"),
+        ("finta", r"\bfai finta\b", "pretend"),
         ("rails", r"\bguard rails\b", "guardrails"),
         ("language", r"\b(?:large )?language models?\b", "llm"),
         # not alone: both are names of variables

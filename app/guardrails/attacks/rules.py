@@ -19,11 +19,12 @@ LEAK = "SYSTEM_PROMPT_LEAK"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """``needs``: groups of parts, as masks; every match has one of each."""
+    """``needs``: groups of parts, as masks; every match has one of each. ``rarest``: the least."""
 
     name: str
     entity: str
     weight: float
+    rarest: int
     needs: tuple[int, ...]
     pattern: re.Pattern[str]
     untrusted_only: bool = False
@@ -35,28 +36,29 @@ def _rule(
     # `_{0,3}`: up to three words of the same sentence, as few as will do
     filled = re.sub(r"(_|\[\^\|\w,:~]+\])(\{\d+,\d+\})", r"\1\2?", pattern).replace("_", "[^|]")
     groups = tuple(mask(group) for group in needs.split())
-    return Rule(name, entity, weight, groups, re.compile(filled), untrusted)
+    rarest = min(groups, key=int.bit_count)
+    return Rule(name, entity, weight, rarest, groups, re.compile(filled), untrusted)
 
 
 _NOT_DONT = r"(?<!N)(?<!N\.)(?<!N>)(?<!N\.>)"  # "don't forget the rules" sets nothing aside
-_BOUND = "[TQH]"  # what binds a model
+_BOUND = "[TQHs]"  # what binds a model
 RULES: tuple[Rule, ...] = (
     # instructions set aside
     _rule(
         "override",
         INJECTION,
         0.85,
-        "V PAxYSGU TQH",
+        "V PAxYSGU TQHs",
         rf"{_NOT_DONT}V(?:_{{0,3}}[PAxYS]_{{0,3}}{_BOUND}|_{{0,3}}{_BOUND}_{{0,3}}[PGU])",
     ),
     _rule(
         "override",
         INJECTION,
         0.7,
-        "v PYSGU TQH",
+        "v PYSGU TQHs",
         rf"{_NOT_DONT}v(?:_{{0,3}}[PYS]_{{0,3}}{_BOUND}|_{{0,3}}{_BOUND}_{{0,3}}U_{{0,3}}G)",
     ),
-    _rule("override", INJECTION, 0.4, "V TQH", rf"{_NOT_DONT}V_{{0,3}}{_BOUND}"),
+    _rule("override", INJECTION, 0.4, "V TQHs", rf"{_NOT_DONT}V_{{0,3}}{_BOUND}"),
     _rule(
         "override",
         INJECTION,
@@ -64,7 +66,7 @@ RULES: tuple[Rule, ...] = (
         "V Ax PG",
         rf"{_NOT_DONT}V_{{0,2}}(?:[Ax]_{{0,6}}G|x_{{0,2}}P)",
     ),
-    _rule("override", INJECTION, 0.3, "v Ax TH", rf"{_NOT_DONT}v_{{0,2}}[Ax]_{{0,3}}[TH]"),
+    _rule("override", INJECTION, 0.3, "v Ax THs", rf"{_NOT_DONT}v_{{0,2}}[Ax]_{{0,3}}[THs]"),
     _rule(
         "override",
         INJECTION,
@@ -76,7 +78,7 @@ RULES: tuple[Rule, ...] = (
         "do not follow",
         INJECTION,
         0.75,
-        "NW F PYSGU TQH",
+        "NW F PYSGU TQHs",
         rf"[NW][^|V]{{0,3}}F(?:_{{0,4}}[YS]_{{0,3}}{_BOUND}|_{{0,5}}{_BOUND}_{{0,3}}[PGYSU]"
         rf"|_{{0,3}}P_{{0,2}}{_BOUND})",
     ),
@@ -85,10 +87,17 @@ RULES: tuple[Rule, ...] = (
         "no longer bound",
         INJECTION,
         0.7,
-        "U N F TQHS",
+        "U N F TQHsS",
         rf"U_{{0,2}}N_{{0,4}}F_{{0,6}}(?:{_BOUND}|S)",
     ),
-    _rule("declared void", INJECTION, 0.75, "YU TQH O", rf"Y_{{0,3}}{_BOUND}_{{0,8}}O"),
+    _rule("override", INJECTION, 0.75, "V U G", rf"{_NOT_DONT}V_{{0,4}}U_{{0,4}}G"),
+    _rule("override", INJECTION, 0.6, "V T s", rf"{_NOT_DONT}V_{{0,3}}T_{{0,2}}s"),
+    _rule("do not follow", INJECTION, 0.6, "N F U TQHs", r"N_{0,2}F_{0,2}U_{0,2}[TQHs]"),
+    _rule("your rules not", INJECTION, 0.45, "U N YU TQHs", r"U_{0,2}N_{0,5}[YU]_{0,2}[TQHs]"),
+    _rule("declared void", INJECTION, 0.7, "Y TQHs N F", r"Y_{0,3}[TQHs]_{0,5}N_{0,2}F"),
+    _rule("declared void", INJECTION, 0.5, "P TQHs N F", r"P_{0,2}[TQHs]_{0,3}N_{0,2}F"),
+    _rule("follow not", INJECTION, 0.6, "F Y TQHs N", r"F_{0,2}Y_{0,2}[TQHs]_{0,3}N"),
+    _rule("declared void", INJECTION, 0.75, "YU TQHs O", rf"Y_{{0,3}}{_BOUND}_{{0,8}}O"),
     _rule("orders void", INJECTION, 0.45, "PAx T O", r"[PAx]_{0,3}T_{0,6}O|T_{0,5}P_{0,2}O"),
     _rule(
         "what you were given is no longer valid",
@@ -97,6 +106,9 @@ RULES: tuple[Rule, ...] = (
         "TQ U G NWO",
         r"[TQ]_{0,3}U_{0,2}G_{0,5}(?:[NW]_{0,3}F|O)",
     ),
+    _rule("orders void", INJECTION, 0.5, "A T P O", r"A_{0,2}T_{0,1}P_{0,4}O"),
+    _rule("its own rules", INJECTION, 0.25, "YU TQs", r"Y_{0,2}[TQs]|U[TQs]"),
+    _rule("skip rules", INJECTION, 0.3, "v T", rf"{_NOT_DONT}v_{{0,2}}T"),
     _rule("new orders", INJECTION, 0.45, "n TQ :", r"n_{0,2}[TQ]_{0,2}:"),
     _rule("new task", INJECTION, 0.5, "Y nq", r"Yn_{0,1}[Tq]|Y_{0,1}q_{0,4}(?:changed|[nz])"),
     # a role without rules
@@ -111,14 +123,16 @@ RULES: tuple[Rule, ...] = (
         "persona without rules",
         INJECTION,
         0.7,
-        "JU W TH",
-        r"(?:J|Ue)_{0,9}W_{0,3}[TH]",
+        "JU WN THs",
+        r"(?:J_{0,9}|Ue_{0,5})[WN]_{0,3}[THs]",
     ),
-    _rule("model without limits", INJECTION, 0.55, "Mgk WI", r"[Mgk]_{0,5}(?:I|W_{0,2}H)"),
-    _rule("you have no limits", INJECTION, 0.55, "U W H", r"U_{0,3}W_{0,2}H"),
-    _rule("answer without limits", INJECTION, 0.6, "a W HX", r"a_{0,5}W_{0,3}[HX]"),
+    _rule("model without limits", INJECTION, 0.55, "Mgk WI", r"[Mgk]_{0,5}(?:I|W_{0,2}[Hs])"),
+    _rule("you have no limits", INJECTION, 0.55, "U W THs", r"U_{0,3}W_{0,2}[THs]"),
+    _rule("answer without limits", INJECTION, 0.6, "a W HsX", r"a_{0,5}W_{0,3}[HsX]"),
     _rule("special mode", INJECTION, 0.35, "SI D", r"[SI]D"),
-    _rule("limits off", INJECTION, 0.35, "H WO", r"H_{0,4}[WO]"),
+    _rule("limits off", INJECTION, 0.35, "Hs WO", r"[Hs]_{0,4}[WO]|W_{0,1}[Hs]"),
+    _rule("limits off", INJECTION, 0.5, "s WO", r"s_{0,3}O|W_{0,1}s_{0,1}[TH]"),
+    _rule("limits off", INJECTION, 0.5, "v s", rf"{_NOT_DONT}v_{{0,3}}s"),
     _rule("answer everything", INJECTION, 0.3, "a Ax", r"a_{0,2}[Ax]"),
     _rule("never refuse", INJECTION, 0.4, "NW X", r"[NW]_{0,3}X"),
     _rule("never refuse, twice", INJECTION, 0.5, "NW X", r"[NW]_{0,3}X.{0,8}[NW]_{0,3}X"),
@@ -141,7 +155,12 @@ RULES: tuple[Rule, ...] = (
         "RrE YU SP T",
         r"[RrE][^|i]{0,6}[YU][^|i]{0,2}[SP][^|i]{0,2}T",
     ),
-    _rule("reveal", LEAK, 0.45, "RrE YU T", r"[RrE][^|i]{0,6}[YU][^|i]{0,2}T"),
+    _rule("reveal", LEAK, 0.6, "RrE YU T", r"[RrE][^|i]{0,6}[YU][^|i]{0,2}T(?!_{0,1}p)"),
+    _rule("what is your prompt", LEAK, 0.7, "w Y S o", r"w_{0,4}Y_{0,1}S_{0,1}o"),
+    _rule("reveal", LEAK, 0.5, "RrE Y H", r"[RrE][^|i]{0,4}Y_{0,1}H(?!_{0,1}p)"),
+    _rule("what is your prompt", LEAK, 0.5, "w YUS T",
+          r"w_{0,2}Y_{0,1}T(?!_{0,1}p)|w_{0,1}UT|w_{0,2}TS"),
+    _rule("rules of yours", LEAK, 0.5, "w TQ >p U", r"w_{0,4}[TQ]_{0,6}[>p]U(?:\||$)"),
     _rule(
         "all of your instructions",
         LEAK,
@@ -205,8 +224,18 @@ RULES: tuple[Rule, ...] = (
         untrusted=True,
     ),
     _rule("model addressed", INJECTION, 0.55, "Mg ,: U m", r"[Mg][,:]_{0,6}Um", untrusted=True),
+    _rule("model addressed", INJECTION, 0.5, "M : Ec", r"M_{0,3}:_{0,1}[Ec]", untrusted=True),
     _rule("if you are a model", INJECTION, 0.65, "? Mgk eJ", r"\?U?[eJ]_{0,3}[Mgk]",
           untrusted=True),
+    _rule("if a model reads", INJECTION, 0.55, "? Mg ,md VRraEcJFm",
+          r"\?_{0,2}(?:M_{0,7}[,m]_{0,3}[VRraEcJF]|g_{0,3}d_{0,5}(?:m|,_{0,3}[VRraEcJF]))",
+          untrusted=True),
+    _rule("you are a model", INJECTION, 0.4, "U e Mg", r"Ue_{0,2}[Mg]", untrusted=True),
+    _rule("no answer", INJECTION, 0.35, "N a q", r"N_{0,2}a_{0,3}q", untrusted=True),
+    _rule("ignore the user", INJECTION, 0.35, "V B", rf"{_NOT_DONT}V_{{0,2}}B", untrusted=True),
+    _rule("task set aside", INJECTION, 0.6, "V Y q", rf"{_NOT_DONT}V_{{0,2}}Y_{{0,2}}q",
+          untrusted=True),
+    _rule("as you read this", INJECTION, 0.35, "? U e d", r"\?Ue_{0,2}d", untrusted=True),
     _rule("when you read this", INJECTION, 0.45, "? U Rra d", r"\?_{0,2}U_{0,2}[Rra]_{0,1}d",
           untrusted=True),
     _rule("tell the user", INJECTION, 0.35, "RrE B", r"(?<![~>])[RrE]_{0,2}B", untrusted=True),
@@ -214,6 +243,7 @@ RULES: tuple[Rule, ...] = (
           untrusted=True),
     _rule("instead of an answer", INJECTION, 0.55, "z aq", r"z_{0,2}a|[aq]_{0,5}N_{0,2}z",
           untrusted=True),
+    _rule("instead of it", INJECTION, 0.35, "R z", r"R_{0,1}z|z_{0,2}R", untrusted=True),
     _rule("tool bait", INJECTION, 0.35, "c t", r"c_{0,2}t", untrusted=True),
     _rule("note to the model", INJECTION, 0.35, "> Mgk", r">_{0,2}[Mgk][,:]",
           untrusted=True),
