@@ -41,7 +41,7 @@ _FORMS: tuple[_Form, ...] = (
     _token("_live_", r"[srp]k_live_[A-Za-z0-9]{16,120}"),
     _token("whsec_", r"whsec_[A-Za-z0-9+/]{24,80}"),
     _token("sk-", r"sk-(?:[a-z]{2,12}-)?(?:[a-z]{2,8}\d{0,2}-)?[A-Za-z0-9_\-]{20,220}"),
-    _token("osk-", r"osk-[!-~]{28,196}"),
+    _token("osk-", r"osk-[A-Za-z0-9_\-]{28,196}"),
     _token("AIza", r"AIza[A-Za-z0-9_\-]{35}"),
     _token("ya29.", r"ya29\.[A-Za-z0-9_\-]{20,400}"),
     _token("hf_", r"hf_[A-Za-z0-9]{30,60}"),

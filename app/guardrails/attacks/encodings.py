@@ -18,8 +18,10 @@ _BASE64 = re.compile(
     rf"(?<!{_64}){_64}{{{LEAST},}}(?:\r?\n{_64}{{{LEAST},}})*(?:\r?\n{_64}+={{1,2}}|={{0,2}})"
 )
 _BASE32 = re.compile(r"(?<![A-Za-z0-9])[A-Z2-7]{16,}(?![A-Za-z0-9])={0,6}")
-_HEX = re.compile(r"(?<![0-9A-Za-z])(?:(?:0x)?[0-9A-Fa-f]{2}[ :,]{0,2}){10,}(?![0-9A-Za-z])")
-_BINARY = re.compile(r"(?<!\d)(?:[01]{8}\s?){6,}(?!\d)")
+_HEX = re.compile(
+    r"(?<![0-9A-Za-z])(?:(?:0x)?[0-9A-Fa-f]{2}[ :,]{0,2}){9,}(?:0x)?[0-9A-Fa-f]{2}(?![0-9A-Za-z])"
+)
+_BINARY = re.compile(r"(?<!\d)(?:[01]{8}\s?){5,}[01]{8}(?!\d)")
 _ENTITY = re.compile(r"&#(?:\d{2,7}|x[0-9A-Fa-f]{2,6});?")
 _ESCAPE = re.compile(r"\\(?:u\{([0-9A-Fa-f]{1,6})\}|u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2}))")
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")

@@ -31,7 +31,7 @@ _TOKEN = re.compile(
 )
 _QUOTED = re.compile(r"\"[^\"\n]{3,300}\"|`[^`\n]{3,300}`")
 _CODE = re.compile(r"`[^`\n]{3,300}`")
-_SENTENCE = re.compile(r"[.!?]+[\"')\]]*\s|\n[^\S\n]*\n")
+_SENTENCE = re.compile(r"[.!?]+[\"')\]]*(?:\s|\Z)|\n[^\S\n]*\n")
 _ALL_PHRASES = (*PHRASES, *TEMPLATES)
 _IN_PHRASES = frozenset(w for p in _ALL_PHRASES for w in p.needs)
 _IN_IDIOMS = frozenset(w for needs, _, _ in IDIOMS for w in needs)
