@@ -52,6 +52,10 @@ _FORMS: tuple[_Form, ...] = (
     _token("SG.", r"SG\.[A-Za-z0-9_\-]{16,32}\.[A-Za-z0-9_\-]{32,64}"),
     _Form(("AccountKey", "SharedAccessKey"), re.compile(
         r"(?:AccountKey|SharedAccessKey)=([A-Za-z0-9+/]{30,120}={0,2})")),
+    _Form(("hooks.slack.com",), re.compile(r"(hooks\.slack\.com/services/[A-Za-z0-9/]{30,80})")),
+    _token(":AA", r"\d{8,10}:AA[A-Za-z0-9_\-]{33}"),
+    _Form(("curl ",), re.compile(
+        r"\bcurl [^\n]{0,120}?(?:-u|--user)[ =][^\s:]{1,60}:([^\s\"']{6,80})"), 0.8),
     _Form(("PRIVATE KEY",), re.compile(
         r"(-----BEGIN (?:[A-Z]{2,10} ){0,2}PRIVATE KEY(?: BLOCK)?-----"
         r"[A-Za-z0-9+/=\s\\:,\-]{40,20000}?(?:-----END [A-Z ]{0,30}-----|\Z))")),
@@ -62,10 +66,11 @@ _FORMS: tuple[_Form, ...] = (
 _JWT = re.compile(
     rf"{_EDGE}(eyJ[A-Za-z0-9_\-]{{8,2000}})\.(eyJ[A-Za-z0-9_\-]{{2,8000}})\.[A-Za-z0-9_\-]{{16,2000}}"
 )
-_NAMES = ("pass", "pwd", "secret", "token", "key", "wort", "credential", "bearer", "contrase",
+_NAMES = ("pass", "pw", "pwd", "secret", "token", "key", "wort", "credential", "bearer", "contrase",
           "wachtw", "hasło")  # fmt: skip
 _NAMED = re.compile(
-    r"(?:passw(?:ord|ort|d)|passphrase|pwd|kennwort|mot de passe|contraseña|wachtwoord|hasło|"
+    r"(?:passw(?:ord|ort|d)|\bpass|\bpw|passphrase|pwd|kennwort|mot de passe|contraseña|"
+    r"wachtwoord|hasło|"
     r"secret(?:[_-]?(?:access)?[_-]?key)?|api[_-]?key|access[_-]?(?:key|token)|auth[_-]?token|"
     r"bearer|token|client[_-]?secret|credentials?)"
     r"[\"']?(?:\s{0,3}(?:=>|:=|=|:)\s{0,3}|\s(?:is|lautet|ist|est|es|è)\s|\s)"
@@ -83,7 +88,7 @@ _WORDY = re.compile(
 _HEX = re.compile(r"[0-9a-fA-F]+")
 _JWT_IO = "eyJzdWIiOiIxMjM0NTY3ODkwI"  # the payload that the makers of JWT show
 LEAST = 16  # characters without a gap in each known form
-LEAST_BITS = 3.0  # a character; of a value told by its name alone
+LEAST_BITS = 2.7  # a character; of a value told by its name alone
 
 
 def find_secrets(text: str, longest: int) -> list[Finding]:

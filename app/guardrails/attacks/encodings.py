@@ -22,6 +22,7 @@ _HEX = re.compile(
     r"(?<![0-9A-Za-z])(?:(?:0x)?[0-9A-Fa-f]{2}[ :,]{0,2}){9,}(?:0x)?[0-9A-Fa-f]{2}(?![0-9A-Za-z])"
 )
 _BINARY = re.compile(r"(?<!\d)(?:[01]{8}\s?){5,}[01]{8}(?!\d)")
+_DECIMAL = re.compile(r"(?<![\d.])(?:\d{2,3}[ ,]{1,2}){11,}\d{2,3}(?![\d.])")
 _ENTITY = re.compile(r"&#(?:\d{2,7}|x[0-9A-Fa-f]{2,6});?")
 _ESCAPE = re.compile(r"\\(?:u\{([0-9A-Fa-f]{1,6})\}|u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2}))")
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
@@ -44,6 +45,8 @@ def decoded(text: str, longest: int) -> Iterator[Decoded]:
         yield from _each(_BASE32, text, from_base32)
     if sum(c in text for c in ("69", "6e", "6E", "20", "65")) > 1:
         yield from _each(_HEX, text, _from_hex)
+    if "10" in text or "11" in text:
+        yield from _each(_DECIMAL, text, _from_decimal)
     if "01" in text:
         yield from _each(_BINARY, text, _from_binary)
     if "-." in text or ".-" in text:
@@ -77,6 +80,10 @@ def from_base32(given: str) -> bytes:
 
 def _from_hex(given: str) -> bytes:
     return bytes.fromhex(re.sub(r"0x|[ :,]", "", given))
+
+
+def _from_decimal(given: str) -> bytes:
+    return bytes(int(code) for code in re.findall(r"\d+", given))
 
 
 def _from_binary(given: str) -> bytes:

@@ -12,7 +12,7 @@ from app.guardrails.findings import Finding
 EXFILTRATION = "EXFILTRATION"
 _TALK = (
     r"(?:conversation|chat|history|messages?|prompt|context|summary|memory|question|answer|"
-    r"stolen|leak|user[_ -]?(?:data|info|input|messages?|e?mail|name)|cookies?)"
+    r"stolen|leak|profile|user[_ -]?(?:data|info|input|messages?|e?mail|name)|cookies?)"
 )
 _KEYS = r"(?:secrets?|passwords?|passwd|tokens?|api[_ -]?keys?|credentials|key)"
 _OPEN = r"(?:\{\{?|\[|<|%7b%7b|\$\{)"
@@ -22,10 +22,13 @@ _BLANK = re.compile(
 )
 _CAPITALS = re.compile(
     r"https?://[^\s\"'<>()]{0,300}=[A-Z_]{0,30}"
-    r"(?:SECRET|TOKEN|PASSWORD|HISTORY|CONVERSATION|API_?KEY|DATA)[A-Z_]{0,30}\b"
+    r"(?:SECRET|TOKEN|PASSWORD|QUESTION|MESSAGE|CHAT|HISTORY|CONVERSATION|API_?KEY|DATA)[A-Z_]{0,30}\b"
 )
 _BLANK_HOST = re.compile(
     rf"\{{\{{?[^}}\s]{{0,30}}(?:{_TALK}|{_KEYS})[^}}\s]{{0,30}}\}}\}}?\.[a-z0-9\-]{{1,63}}\.[a-z]",
+)
+_SHELL_HOST = re.compile(
+    r"\$\((?:cat|echo|env|printenv|base64|head|whoami)\b[^)\n]{0,60}\)\.[a-z0-9\-]{1,63}\.[a-z]"
 )
 _SHOWN = re.compile(
     r"(?:!\[[^\]\n]{0,200}\]\(|<img\s|<iframe\s|<embed\s|url\(\s?[\"']?|^\[[^\]]{1,40}\]:\s)"
@@ -35,12 +38,15 @@ _URL = re.compile(r"https?://([^\s/?#\"'<>()\[\]]{1,253})([^\s\"'<>()\[\]]{0,400
 _SCRIPT = re.compile(
     r"https?://[^\s\"']{0,300}[\"']\s{0,3}\+\s{0,3}[^\n]{0,40}"
     r"(?:document\.cookie|localstorage|sessionstorage)"
+    r"|\bsendbeacon\([^\n]{0,200}document\.cookie"
 )
 _PRIVATE = (
     r"(?:everything (?:we|i|you|that)|(?:whole |entire |full )?(?:conversation|chat)\b|"
     r"(?:chat |conversation |message )?history|previous messages|passwords?|secrets|credentials|"
     r"api keys?|contacts|(?:all |the user's |every )(?:\w{1,12} ){0,2}(?:data|files?|documents|"
-    r"e-?mails|messages)|e-?mail address(?:es)?|user's (?:question|name|data)|"
+    r"e-?mails|messages)|e-?mail address(?:es)?|"
+    r"user's (?:\w{1,8} )?(?:questions?|messages?|names?|data)|"
+    r"contents? of (?:the |all |my |your |every ){1,2}(?:files?|documents?|e-?mails)|"
     r"last \w{1,8} e-?mails|environment variables)"
 )
 _TO = r"(?:@[a-z0-9\-]{1,60}\.|(?:https?|ftp)://)"
@@ -50,7 +56,7 @@ _REQUESTS: tuple[tuple[float, re.Pattern[str]], ...] = tuple(
     for weight, pattern in (
         (
             0.75,
-            rf"\b(?:send|forward|e-?mail|post|upload|submit|transmit|leak|exfiltrate)\b{_WIDE}"
+            rf"\b(?:send|forward|e-?mail|post|upload|submit|transmit|leak|exfiltrate|copy|write|contains?)\b{_WIDE}"
             rf"{_PRIVATE}{_WIDE}{_TO}",
         ),
         (
@@ -75,7 +81,7 @@ _LEAST_WORDS = 5
 
 def find_exfiltration(text: str) -> list[Finding]:
     """Addresses that carry data out, and requests to make such."""
-    if "://" not in text and "@" not in text and "}." not in text:
+    if "://" not in text and "@" not in text and "}." not in text and ")." not in text:
         return []
     return [*_blanks(text), *_loaded(text), *_requests(text)]
 
@@ -89,9 +95,10 @@ def _blanks(text: str) -> Iterator[Finding]:
         score = 0.85 if m[1] else 0.8 if shown else 0.6 if _in_link(text, m.start()) else 0.4
         yield Finding(EXFILTRATION, m.start(), _end(text, m.end()), score)
     for m in _CAPITALS.finditer(text):
-        if _is_shown(text, m.start()):
+        said = any(word in m[0] for word in ("QUESTION", "MESSAGE", "CHAT", "HISTORY"))
+        if said or _is_shown(text, m.start()):
             yield Finding(EXFILTRATION, m.start(), m.end(), 0.7)
-    for pattern, score in ((_BLANK_HOST, 0.7), (_SCRIPT, 0.8)):
+    for pattern, score in ((_BLANK_HOST, 0.7), (_SHELL_HOST, 0.7), (_SCRIPT, 0.8)):
         for m in pattern.finditer(low):
             yield Finding(EXFILTRATION, m.start(), m.end(), score)
 

@@ -37,6 +37,8 @@ _IN_PHRASES = frozenset(w for p in _ALL_PHRASES for w in p.needs)
 _IN_IDIOMS = frozenset(w for needs, _, _ in IDIOMS for w in needs)
 NEAR = 200  # characters between cues that count as one attempt
 MENTIONED = 0.35  # of its score is left to what is quoted in a text about attacks
+RUN_TOGETHER = 20  # letters of a word that may be several without gaps
+_LONG_WORD = re.compile(r"(?<![a-z])[a-z]{20,400}(?![a-z])")
 DISGUISED = 0.65  # of the doubt is left where letters or syllables stand apart
 HIDDEN_PLACE = 0.45  # of the doubt is left where the reader does not see the text
 _BY_LETTER = {
@@ -72,6 +74,10 @@ def find_instructions(
     if sum(len(w) == 1 for w in words) > 4:
         for run in spaced_runs(view):
             found += _in_spaced(run, wanted, untrusted)
+    if any(len(w) >= RUN_TOGETHER and w.isalpha() and w.isascii() for w in words):
+        base = view.places or range(len(view.text))
+        for m in _LONG_WORD.finditer(view.text):
+            found += _in_spaced([View(m[0], [*base[m.start() : m.end()]])], wanted, untrusted)
     if (whole := joined(view, WORDS)) is not None:
         found += _disguised(_in(whole, words_of(whole), wanted, untrusted))
     signless = letters_for_signs(view.text)

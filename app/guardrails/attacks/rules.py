@@ -40,7 +40,8 @@ def _rule(
     return Rule(name, entity, weight, rarest, groups, re.compile(filled), untrusted)
 
 
-_NOT_DONT = r"(?<!N)(?<!N\.)(?<!N>)(?<!N\.>)"  # "don't forget the rules" sets nothing aside
+# "don't forget the rules" and "later rules will override all rules before" set nothing aside
+_NOT_DONT = r"(?<!N)(?<!N\.)(?<!N>)(?<!N\.>)(?<!~)(?<!~\.)(?<!T)(?<!T\.)"
 _BOUND = "[TQHs]"  # what binds a model
 RULES: tuple[Rule, ...] = (
     # instructions set aside

@@ -96,7 +96,7 @@ def fold_word(word: str) -> str:
 _SPACED = re.compile(r"(?<![^\W_])[^\W\d_](?:[ \t._*/|\-]{1,4}[^\W\d_](?![^\W_])){5,}")
 _HYPHEN = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])")
 _HYPHENATED = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)+")
-_SIGN = re.compile(r"(?<=[^\W_])[!@$|](?=[^\W_])")
+_SIGN = re.compile(r"(?<=[^\W_])[!@$|](?=[^\W_])|(?<!\S)[!@$](?=[^\W\d_])")
 _SIGNS = {"!": "i", "@": "a", "$": "s", "|": "l"}
 
 
