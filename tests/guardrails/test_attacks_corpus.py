@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from benchmarks import rig
 from benchmarks.attack_detection import FITTING, by_keywords, corpus, detected, wilson
 
 CASES = corpus("dev")
@@ -54,3 +57,17 @@ def test_the_interval_holds_the_share_and_stays_in_bounds() -> None:
     assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-3)
     low, high = wilson(8, 10)
     assert low < 0.8 < high
+
+
+def test_the_page_tells_what_the_result_file_holds() -> None:
+    page = (rig.ROOT / "docs" / "attacks.md").read_text(encoding="utf-8")
+    result = json.loads((rig.RESULTS / "attacks.json").read_text(encoding="utf-8"))
+    assert result["measured"] in page
+    for name in FITTING:
+        cells = [
+            f"{result['splits'][split][name][what]['hits']} of "
+            f"{result['splits'][split][name][what]['total']}"
+            for split in ("held", "dev")
+            for what in ("detected", "false_alarms")
+        ]
+        assert f"| {name} | {' | '.join(cells)} |" in page
