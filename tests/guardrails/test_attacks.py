@@ -143,6 +143,17 @@ def test_only_the_password_of_a_connection_string_is_the_secret() -> None:
     assert found(text) == {"SECRET": ["Vq7-tr!mRp29"]}
 
 
+def test_a_token_counts_as_jwt_only_with_a_header_that_is_one() -> None:
+    def part(value: str) -> str:
+        return base64.urlsafe_b64encode(value.encode()).decode().rstrip("=")
+
+    claims, signature = part('{"sub":"anna.k","exp":1790000000}'), "Zt4Vb7Nm1Wc5Yd3Rg6Hj0PsKq8"
+    token = ".".join([part('{"alg":"HS256"}'), claims, signature])
+    assert found(f"Bearer {token} is rejected")["SECRET"] == [token]
+    for header in ('{"typ":"x","no":1}', '{"":' + "[" * 1400):
+        assert found(".".join([part(header), claims, signature])) == {}
+
+
 def test_a_private_key_is_found_from_its_first_line_to_its_last() -> None:
     body = "\n".join(["MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSj7Yt2Lq9XzKfW3mNvR8pEoUaHdG"] * 4)
     block = f"-----BEGIN PRIVATE {'KEY'}-----\n{body}\n-----END PRIVATE {'KEY'}-----"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 import re
@@ -166,6 +165,6 @@ def bits(value: str) -> float:
 def _is_header(part: str) -> bool:
     try:
         header = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-    except (binascii.Error, ValueError):
+    except (ValueError, RecursionError):
         return False
     return isinstance(header, dict) and "alg" in header

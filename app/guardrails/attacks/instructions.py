@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from app.guardrails.attacks.lexicon import (
@@ -138,7 +139,7 @@ def _in(
 
 
 def _is_told_of(before: str) -> bool:
-    """Whether a sentence goes on about others here, by the letters before."""
+    """Whether the sentence tells of others up to here: it neither begins nor speaks to "you"."""
     own = before.rpartition(END)[2]
     return own[-1:] not in ("", ",", ":", "N") and "U" not in own and "Y" not in own
 
@@ -193,13 +194,14 @@ def _attempts(
 def _attempt(
     text: str,
     group: list[_Cue],
-    quoted: Iterable[tuple[int, int]],
+    quoted: Sequence[tuple[int, int]],
     places: Sequence[tuple[int, int]],
 ) -> tuple[str, int, int, float]:
     start, end = min(c.start for c in group), max(c.end for c in group)
     weights: dict[str, float] = {}
     for cue in group:
-        mentioned = any(a < cue.start and cue.end < b for a, b in quoted)
+        quote = quoted[max(0, bisect_left(quoted, (cue.start, 0)) - 1)] if quoted else (0, 0)
+        mentioned = quote[0] < cue.start and cue.end < quote[1]
         weight = cue.weight * (MENTIONED if mentioned else 1)
         weights[cue.name] = max(weights.get(cue.name, 0.0), weight)
     doubt = 1.0
@@ -210,7 +212,8 @@ def _attempt(
     before = [m.end() for m in _SENTENCE.finditer(text, max(0, start - NEAR), start)]
     start = before[-1] if before else start
     after = _SENTENCE.search(text, max(start, end - 1), end + NEAR)
-    end = len(text[: after.end()].rstrip()) if after and after.end() > end else end
+    if after is not None:
+        end = max(end, after.start() + len(after[0].rstrip()))
     return group[0].entity, start, end, round(1 - doubt, 3)
 
 
