@@ -35,6 +35,9 @@ class AnalyzeBody(BaseModel):
     language: Literal["en"] = "en"
     entities: Annotated[list[str] | None, Field(max_length=50)] = None
     score_threshold: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.4
+    passage: Annotated[
+        bool, Field(strict=True, description="It is of a document: instructions are attacks.")
+    ] = False
 
 
 class FindingObject(BaseModel):
@@ -104,7 +107,7 @@ async def analyze(request: Request, call: Use, body: AnalyzeBody) -> list[Findin
             remedy = f"There are {', '.join(near)}; docs/guardrails.md lists all."
             raise NotFound("entity type", entity, remedy=remedy, param="entities")
     found = await request.app.state.services.guardrails.analyze(
-        call, body.text, body.entities, body.score_threshold
+        call, body.text, body.entities, body.score_threshold, body.passage
     )
     return [
         FindingObject(entity_type=f.entity, start=f.start, end=f.end, score=f.score) for f in found

@@ -12,6 +12,7 @@ from app.api.common import ERRORS
 from app.errors import BadRequest, NotFound
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
+from app.guardrails.attacks import ATTACK_ENTITIES
 from app.guardrails.findings import Finding
 from app.guardrails.policy import ACTIONS, Action
 from app.ids import new_id
@@ -105,12 +106,17 @@ def _texts(body: ModerationRequest) -> list[str]:
     return ["\n".join(parts)]
 
 
+def _category(entity: str) -> str:
+    kind = "attack" if entity in ATTACK_ENTITIES else "pii"
+    return f"{kind}/{entity.lower()}"
+
+
 def _result(policy: Policy, findings: Sequence[Finding]) -> ModerationResult:
     judged = sorted(policy.watched("input") | policy.watched("output"))
-    scores = {f"pii/{entity.lower()}": 0.0 for entity in judged}
+    scores = {_category(entity): 0.0 for entity in judged}
     actions: list[Action] = ["allow"]
     for finding in findings:
-        name = f"pii/{finding.entity.lower()}"
+        name = _category(finding.entity)
         scores[name] = max(scores[name], round(finding.score, 4))
         actions += [policy.action(finding.entity, way) for way in ("input", "output")]
     action = max(actions, key=ACTIONS.index)

@@ -172,7 +172,9 @@ async def search_vector_store(
             call, vector_store_id, hits, expand.by, expand.reach, expand.max_tokens
         )
         results = [(hits[w.hits[0]], w.text, [p.ordinal for p in w.passages]) for w in windows]
-    texts = await services.guardrails.screen(call, [text for _, text, _ in results], "output")
+    texts = await services.guardrails.screen(
+        call, [text for _, text, _ in results], "output", passages=True
+    )
     return SearchPage(
         search_query=queries,
         data=[show_hit(h, t, o) for (h, _, o), t in zip(results, texts, strict=True)],
@@ -270,7 +272,7 @@ async def get_store_file_content(
     """Get the text of an attached file as it was read, in passages."""
     services: Any = request.app.state.services
     _, found = await services.store_files.document(call, vector_store_id, file_id)
-    texts = await services.guardrails.screen(call, [p.text for p in found], "output")
+    texts = await services.guardrails.screen(call, [p.text for p in found], "output", passages=True)
     return ContentPage(data=[TextContent(text=t) for t in texts])
 
 

@@ -16,7 +16,7 @@ log = logging.getLogger("ostiary.guardrails")
 WAIT_S = 0.5  # at most, once the call is answered
 MOST_CHARS = 100_000  # of a call
 Tally = Counter[tuple[str, str]]  # entity and action
-Look = Callable[[Sequence[str], Direction], Awaitable[Tally]]
+Look = Callable[[Sequence[str], Direction, bool], Awaitable[Tally]]  # bool: of documents
 
 
 class DryRun:
@@ -38,14 +38,14 @@ class DryRun:
     def would_block(self) -> bool:
         return any(action == "block" for _, _, action in self.findings)
 
-    def see(self, texts: Sequence[str], direction: Direction) -> None:
-        """Look at texts, beside the call."""
+    def see(self, texts: Sequence[str], direction: Direction, *, passages: bool = False) -> None:
+        """Look at texts, beside the call; ``passages`` of documents hold other attacks."""
         length = sum(map(len, texts))
         if length > self._left:
             self.unseen += len(texts)
         elif length:
             self._left -= length
-            task = asyncio.create_task(self._try(texts, direction))
+            task = asyncio.create_task(self._try(texts, direction, passages))
             self._looking[task] = len(texts)
 
     def grow(self, direction: Direction) -> Callable[[str], None]:
@@ -62,9 +62,9 @@ class DryRun:
 
         return take
 
-    async def _try(self, texts: Sequence[str], direction: Direction) -> None:
+    async def _try(self, texts: Sequence[str], direction: Direction, passages: bool) -> None:
         try:
-            tally = await self._look(texts, direction)
+            tally = await self._look(texts, direction, passages)
         except Exception as error:
             log.warning("a dry run failed: %s", type(error).__name__)
             self.unseen += len(texts)

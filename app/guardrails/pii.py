@@ -6,7 +6,7 @@ import hashlib
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any
 
 from app.errors import MissingExtra
@@ -56,12 +56,14 @@ class PiiDetector:
         *,
         start: int = 0,
         custom: Sequence[Recognizer] = (),
+        apart: Set[str] = frozenset(),
     ) -> list[Finding]:
         """Return the findings in order, without overlaps; blocking when names are wanted.
 
         Args:
             start: where to begin; what is before it has been looked at, and is context.
             custom: a policy's own recognizers.
+            apart: types whose findings may lie over others, and take no other's place.
 
         Raises:
             Unavailable: a pattern took too long, so nothing may pass.
@@ -73,7 +75,10 @@ class PiiDetector:
         found = [f for f in found if f.score >= threshold(f.entity)]
         if found and (tokens := [m.span() for m in TOKEN.finditer(text, start)]):
             found = [f for f in found if not any(a <= f.start and f.end <= b for a, b in tokens)]
-        return without_overlaps(found)
+        if not apart:
+            return without_overlaps(found)
+        told = without_overlaps([f for f in found if f.entity in apart])
+        return without_overlaps([f for f in found if f.entity not in apart]) + told
 
     def spans(self, piece: str) -> list[tuple[int, int]]:
         """Where the pattern entities of one piece lie, to cut between them."""

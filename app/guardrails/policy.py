@@ -7,26 +7,29 @@ import hashlib
 import tomllib
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.gateway.call import Direction
+from app.guardrails.attacks import ATTACK_ENTITIES
 from app.guardrails.catalogue import CATALOGUE, SETS
 from app.guardrails.custom import CustomRecognizer
 from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
 from app.guardrails.patterns import Recognizer
 
-Action = Literal["mask", "replace", "hash", "encrypt", "block", "allow"]
+Action = Literal["mask", "replace", "hash", "encrypt", "block", "flag", "allow"]
 ACTIONS: tuple[Action, ...] = (
     "allow",
+    "flag",
     "mask",
     "replace",
     "hash",
     "encrypt",
     "block",
 )  # mildest first
-KNOWN = PATTERN_ENTITIES | NER_ENTITIES | CATALOGUE
+KNOWN = PATTERN_ENTITIES | NER_ENTITIES | CATALOGUE | ATTACK_ENTITIES
+LEAST_OF_ATTACKS = 0.5  # the score from which on docs/attacks.md tells how well they are found
 SHIPPED = Path(__file__).parent / "policies"
 
 
@@ -37,18 +40,21 @@ class PolicyError(ValueError):
 class Rule(BaseModel):
     """What is done with the values of one entity type, or of all of a set.
 
-    ``replacement`` is what "replace" puts in a value's place.
+    ``passages`` is for attacks, which are looked for in what comes in: texts of the caller, and
+    passages of documents. ``replacement`` is what "replace" puts in a value's place.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     input: Action = "allow"
     output: Action = "allow"
+    passages: Action = "allow"
     replacement: Annotated[str | None, Field(max_length=200)] = None
     min_score: Annotated[float | None, Field(ge=0, le=1)] = None
 
     @model_validator(mode="after")
     def _has_its_replacement(self) -> Rule:
-        if ("replace" in (self.input, self.output)) != (self.replacement is not None):
+        actions = (self.input, self.output, self.passages)
+        if ("replace" in actions) != (self.replacement is not None):
             raise ValueError("'replace' and 'replacement' go together: give both or neither")
         return self
 
@@ -78,6 +84,12 @@ class Policy(BaseModel):
             raise ValueError(f"unknown entity type {unknown[0]}; {hint}")
         if unset := sorted(set(self.sets) - set(SETS)):
             raise ValueError(f"unknown set {unset[0]}; known are {', '.join(SETS)}")
+        for entity, rule in self.rules.items():
+            attack = entity in ATTACK_ENTITIES
+            if attack and rule.output != "allow":
+                raise ValueError(f"{entity}: attacks are looked for in input and passages")
+            if not attack and rule.passages != "allow":
+                raise ValueError(f"{entity}: passages are screened as output; say it there")
         idle = sorted({r.entity for r in self.recognizers} - set(self.rules))
         if idle:
             raise ValueError(f"nothing is said about {idle[0]}, which a recognizer finds")
@@ -101,6 +113,19 @@ class Policy(BaseModel):
             "output": frozenset(e for e, r in self.rules.items() if r.output != "allow"),
         }
 
+    @cached_property
+    def watched_in_passages(self) -> frozenset[str]:
+        """The attacks that something is done about in passages of documents."""
+        return frozenset(e for e, r in self.rules.items() if r.passages != "allow")
+
+    @cached_property
+    def flagged(self) -> dict[Direction, frozenset[str]]:
+        """The entity types that are told and left as they are."""
+        return {
+            way: frozenset(e for e in self.rules if self.action(e, way) == "flag")
+            for way in get_args(Direction)
+        }
+
     def watched(self, direction: Direction) -> frozenset[str]:
         """The entity types that something is done about."""
         return self._watched[direction]
@@ -121,12 +146,18 @@ class Policy(BaseModel):
     def action(self, entity: str, direction: Direction) -> Action:
         """What to do with a value of ``entity``."""
         rule = self.rule(entity)
-        return rule.input if direction == "input" else rule.output
+        if direction == "input":
+            return rule.input
+        return rule.passages if entity in ATTACK_ENTITIES else rule.output
 
     def threshold(self, entity: str) -> float:
         """The score below which a finding does not count."""
         least = self.rule(entity).min_score
-        return self.min_score if least is None else least
+        if least is not None:
+            return least
+        return (
+            max(self.min_score, LEAST_OF_ATTACKS) if entity in ATTACK_ENTITIES else self.min_score
+        )
 
 
 def load_policy(name_or_path: str) -> Policy:

@@ -11,9 +11,10 @@ from functools import partial
 
 from app.errors import GuardrailViolation, OstiaryError, Unavailable
 from app.gateway.call import Call, Direction
+from app.guardrails.attacks import ATTACK_ENTITIES, find_attacks
 from app.guardrails.dry_run import DryRun, Tally
 from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
-from app.guardrails.findings import Finding, label, replaced
+from app.guardrails.findings import Finding, label, replaced, without_overlaps
 from app.guardrails.pii import PiiDetector
 from app.guardrails.policy import Policy
 from app.guardrails.segments import suspicion
@@ -79,22 +80,35 @@ class Guardrails:
         """
         return self._policy if call.obeys is None else call.obeys.require()
 
-    async def screen(self, call: Call, texts: Sequence[str], direction: Direction) -> list[str]:
+    async def screen(
+        self,
+        call: Call,
+        texts: Sequence[str],
+        direction: Direction,
+        *,
+        passages: bool = False,
+    ) -> list[str]:
         """Return the texts as they may pass.
+
+        Args:
+            passages: they are of documents, in which instructions to a model are attacks.
 
         Raises:
             GuardrailViolation: the policy blocks what was found.
             Unavailable: the guardrails cannot work, so nothing passes.
         """
         policy = self.policy_of(call)
+        watched = _watched(policy, direction, passages)
         with _failing_closed():
-            if not policy.by_sentence(direction) and _light(texts):
-                found = self._detect(policy, texts, policy.watched(direction))
+            quick = not policy.by_sentence(direction) and not watched & ATTACK_ENTITIES
+            if quick and _light(texts):
+                found = self._detect(policy, texts, watched, direction)
             else:
-                watched = policy.watched(direction)
-                found = await self._pool.run(self._detect, policy, texts, watched)
+                found = await self._pool.run(
+                    self._detect, policy, texts, watched, direction, passages=passages
+                )
         if (dry_run := self._dry_run(call)) is not None:
-            dry_run.see(texts, direction)
+            dry_run.see(texts, direction, passages=passages)
         passed = self._apply(policy, call, texts, found, direction)
         if self._keep:
             call.bodies[direction] = call.bodies.get(direction, "") + "\n".join(passed)
@@ -112,7 +126,7 @@ class Guardrails:
 
         def screen(text: str, start: int) -> str:
             with _failing_closed():
-                found = self._detect(policy, [text], watched, start)
+                found = self._detect(policy, [text], watched, "output", start)
             passed = self._apply(policy, call, [text], found, "output")[0][start:]
             if self._keep:
                 call.bodies["output"] = call.bodies.get("output", "") + passed
@@ -138,12 +152,34 @@ class Guardrails:
         return screen.finish()
 
     def _detect(
-        self, policy: Policy, texts: Sequence[str], watched: Set[str], start: int = 0
+        self,
+        policy: Policy,
+        texts: Sequence[str],
+        watched: Set[str],
+        direction: Direction,
+        start: int = 0,
+        *,
+        passages: bool = False,
     ) -> list[list[Finding]]:
-        return [
-            self._detector.detect(t, watched, policy.threshold, start=start, custom=policy.custom)
-            for t in texts
-        ]
+        """What the policy acts on: findings that change the text in order, then those told only."""
+        flagged, attacks = policy.flagged[direction], frozenset(watched & ATTACK_ENTITIES)
+        found = []
+        for text in texts:
+            of = self._detector.detect(
+                text,
+                watched,
+                policy.threshold,
+                start=start,
+                custom=policy.custom,
+                apart=flagged,
+            )
+            if attacks:
+                more = find_attacks(text, attacks, untrusted=passages)
+                of = of + [f for f in more if f.score >= policy.threshold(f.entity)]
+                changing = without_overlaps([f for f in of if f.entity not in flagged])
+                of = changing + [f for f in of if f.entity in flagged]
+            found.append(of)
+        return found
 
     def _apply(
         self,
@@ -162,10 +198,10 @@ class Guardrails:
         blocked = {entity: n for (entity, action), n in counts.items() if action == "block"}
         if blocked:
             raise GuardrailViolation(policy.name, direction, blocked)
-        put = self._replacer(policy, call, direction)
+        put, flagged = self._replacer(policy, call, direction), policy.flagged[direction]
         return [
-            replaced(text, findings, partial(put, text))
-            for text, findings in zip(texts, found, strict=True)
+            replaced(text, [f for f in of if f.entity not in flagged], partial(put, text))
+            for text, of in zip(texts, found, strict=True)
         ]
 
     def _replacer(
@@ -195,9 +231,13 @@ class Guardrails:
             call.dry_run = DryRun(policy, partial(self._look, policy))
         return call.dry_run
 
-    async def _look(self, policy: Policy, texts: Sequence[str], direction: Direction) -> Tally:
-        watched = policy.watched(direction)
-        found = await self._beside.run(self._detect, policy, texts, watched)
+    async def _look(
+        self, policy: Policy, texts: Sequence[str], direction: Direction, passages: bool
+    ) -> Tally:
+        watched = _watched(policy, direction, passages)
+        found = await self._beside.run(
+            self._detect, policy, texts, watched, direction, passages=passages
+        )
         return _count(policy, found, direction)
 
     async def rehearse(
@@ -210,13 +250,13 @@ class Guardrails:
         """
         watched = policy.watched(direction)
         with _failing_closed():
-            found = await self._pool.run(self._detect, policy, texts, watched)
-        put = self._replacer(policy, call, direction)
+            found = await self._pool.run(self._detect, policy, texts, watched, direction)
+        put, flagged = self._replacer(policy, call, direction), policy.flagged[direction]
         return [
             Rehearsed(
                 None
                 if any(policy.action(f.entity, direction) == "block" for f in of)
-                else replaced(text, of, partial(put, text)),
+                else replaced(text, [f for f in of if f.entity not in flagged], partial(put, text)),
                 of,
             )
             for text, of in zip(texts, found, strict=True)
@@ -231,7 +271,7 @@ class Guardrails:
         policy = self.policy_of(call)
         watched = policy.watched("input") | policy.watched("output")
         with _failing_closed():
-            found = await self._pool.run(self._detect, policy, texts, watched)
+            found = await self._pool.run(self._detect, policy, texts, watched, "input")
         if (dry_run := self._dry_run(call)) is not None:
             dry_run.see(texts, "input")
         call.mark_screened("input")
@@ -245,16 +285,30 @@ class Guardrails:
         text: str,
         entities: Sequence[str] | None,
         score_threshold: float,
+        passage: bool = False,
     ) -> list[Finding]:
         """Findings in a text, as Presidio's analyzer gives them; nothing is masked."""
         self.policy_of(call)
-        wanted = set(entities) if entities is not None else PATTERN_ENTITIES | NER_ENTITIES
+        usual = PATTERN_ENTITIES | NER_ENTITIES
+        wanted = frozenset(entities) if entities is not None else usual
+
+        def look() -> list[Finding]:
+            attacks = wanted & ATTACK_ENTITIES
+            found = self._detector.detect(text, wanted - attacks, lambda _: score_threshold)
+            if attacks:
+                more = find_attacks(text, attacks, untrusted=passage)
+                found = found + [f for f in more if f.score >= score_threshold]
+            return sorted(found, key=lambda f: (f.start, f.end))
+
         with _failing_closed():
-            found = await self._pool.run(
-                self._detector.detect, text, wanted, lambda _: score_threshold
-            )
+            found = await self._pool.run(look)
         call.mark_screened("input")
         return found
+
+
+def _watched(policy: Policy, direction: Direction, passages: bool) -> frozenset[str]:
+    watched = policy.watched(direction)
+    return watched | policy.watched_in_passages if passages else watched
 
 
 def _count(policy: Policy, found: Sequence[list[Finding]], direction: Direction) -> Tally:

@@ -103,7 +103,9 @@ class Answers:
         if rewritten.carried:
             call.lineage["carried_words"] = len(rewritten.carried)
         hits = await self._searches.hits(call, store_ids, question, k or 10, filters)
-        texts = await self._guardrails.screen(call, [h.passage.text for h in hits], "output")
+        texts = await self._guardrails.screen(
+            call, [h.passage.text for h in hits], "output", passages=True
+        )
         hits = [
             replace(h, passage=replace(h.passage, text=t)) for h, t in zip(hits, texts, strict=True)
         ]

@@ -121,7 +121,9 @@ async def document(
     """
     services: Any = request.app.state.services
     filename, passages = await services.store_files.document(call, store_id, file_id)
-    texts = await services.guardrails.screen(call, [p.text for p in passages], "output")
+    texts = await services.guardrails.screen(
+        call, [p.text for p in passages], "output", passages=True
+    )
     words = None if start is None or end is None else render.Words(start, end, check)
     return html(await asyncio.to_thread(render.document, filename, passages, texts, at, words))
 

@@ -63,6 +63,14 @@ def test_version_changes_with_the_file(tmp_path: Path) -> None:
             r"entities\.US_SSN: .*'replace' and 'replacement' go together",
         ),
         ('name = "own"\n[entities]\nDE_TAX = {}\n', "did you mean DE_TAX_ID or"),
+        (
+            'name = "own"\n[entities]\nSECRET = { output = "mask" }\n',
+            "SECRET: attacks are looked for in input and passages",
+        ),
+        (
+            'name = "own"\n[entities]\nURL = { passages = "mask" }\n',
+            "URL: passages are screened as output",
+        ),
         ('name = "own"\n[entities]\n[sets]\nxx = {}\n', "unknown set xx; known are au, ca"),
         (
             'name = "own"\n[entities]\nBADGE = { input = "mask" }\n'
@@ -96,5 +104,5 @@ def test_malformed_policy_is_refused_with_the_place(
 
 
 def test_unknown_policy_names_those_shipped() -> None:
-    with pytest.raises(PolicyError, match="Shipped are default, strict"):
+    with pytest.raises(PolicyError, match="Shipped are default, guarded, strict"):
         load_policy("lenient")
