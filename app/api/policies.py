@@ -12,12 +12,13 @@ from app.api.admin import require_platform
 from app.api.common import ERRORS, Cursor, Deleted, Limit, ListPage, Order, one_cursor, with_times
 from app.gateway.call import DEFAULT_TENANT, Call, Direction
 from app.gateway.corridor import GovernedRoute, Scope
+from app.guardrails.attacks import ATTACK_ENTITIES
 from app.guardrails.documents import BadDocument
 from app.guardrails.policy import Action
 
 if TYPE_CHECKING:
     from app.guardrails.library import Library, Version
-    from app.guardrails.policy import Policy
+    from app.guardrails.policy import Policy, Rule
     from app.guardrails.service import Rehearsed
     from app.services import Services
 
@@ -126,7 +127,7 @@ def _shown(call: Call, found: Version) -> PolicyObject:
         source=found.source,
         own=found.owner == call.tenant_id,
         min_score=None if policy is None else policy.min_score,
-        entities={e: r.model_dump(exclude_none=True) for e, r in entities.items()},
+        entities={e: _rule(e, r) for e, r in entities.items()},
         document=found.document,
         fault=fault,
         **with_times(
@@ -137,6 +138,12 @@ def _shown(call: Call, found: Version) -> PolicyObject:
             }
         ),
     )
+
+
+def _rule(entity: str, rule: Rule) -> dict[str, Any]:
+    """A rule with what its type can have: attacks are not looked for in output."""
+    idle = {"output"} if entity in ATTACK_ENTITIES else {"passages"}
+    return rule.model_dump(exclude_none=True, exclude=idle)
 
 
 def _require_author(call: Call) -> None:

@@ -166,7 +166,7 @@ async def test_versions_are_read_by_hash_and_number(tenant: Tenant) -> None:
     older = await tenant.good("GET", f"{path}/versions?limit=1&after={listed['last_id']}")
     assert (older["data"], older["has_more"]) == ([first], False)
     names = [p["name"] for p in (await tenant.good("GET", POLICIES))["data"]]
-    assert sorted(names) == ["default", "own", "strict"]
+    assert sorted(names) == ["default", "guarded", "own", "strict"]
     refused(await tenant.send("GET", f"{path}?version=9"), 404)
     refused(await tenant.send("GET", f"{path}?version=x"), 400)
 

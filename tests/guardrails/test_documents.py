@@ -70,7 +70,11 @@ def test_what_is_as_usual_and_the_order_of_fields_make_no_version() -> None:
     ("document", "place", "why"),
     [
         ({}, "entities", "Field required"),
-        ({"entities": {"US_SSN": {"input": "hide"}}}, "entities.US_SSN.input", "'block' or"),
+        (
+            {"entities": {"US_SSN": {"input": "hide"}}},
+            "entities.US_SSN.input",
+            "'block', 'flag' or",
+        ),
         ({"entities": {"US_SSN": {"min_score": 2}}}, "entities.US_SSN.min_score", "less than or"),
         ({"entities": {"US_SSN": []}}, "entities.US_SSN", "valid dictionary"),
         (

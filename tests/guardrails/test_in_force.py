@@ -151,8 +151,12 @@ async def test_a_tenant_sees_its_own_and_what_is_lent_to_it(gateway: Gateway) ->
     with pytest.raises(NotFound):
         await gateway.library.find("customs", "house")
     seen = {v.name for v in await gateway.library.all("harbour")}
-    assert seen == {"default", "strict", "own", "house"}
-    assert {v.name for v in await gateway.library.all("customs")} == {"default", "strict"}
+    assert seen == {"default", "guarded", "strict", "own", "house"}
+    assert {v.name for v in await gateway.library.all("customs")} == {
+        "default",
+        "guarded",
+        "strict",
+    }
 
 
 async def test_what_is_assigned_or_comes_with_the_gateway_is_not_deleted(
