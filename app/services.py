@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from app.auditing import Auditing
     from app.gateway.identity import Identity
     from app.gateway.inside import Inside
     from app.guardrails.service import Guardrails
@@ -43,6 +44,7 @@ class Services:
     identity: Identity
     guardrails: Guardrails
     audit: AuditLog
+    auditing: Auditing
     drift: DriftMonitor
     metrics: Metrics
     jobs: Jobs

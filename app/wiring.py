@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from app.auditing import open_auditing
 from app.gateway.corridor import Corridor
 from app.gateway.idempotency import Idempotency
 from app.gateway.identity import Identity
@@ -41,6 +42,7 @@ from app.monitoring.audit import AuditLog
 from app.monitoring.cost import Prices
 from app.monitoring.drift import DriftMonitor
 from app.monitoring.metrics import Metrics
+from app.periodic import forever
 from app.pools import Pool
 from app.retrieval.builds import Builds
 from app.retrieval.collections import VectorStores
@@ -100,6 +102,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     audit = AuditLog(db)
     audit.start()
     stack.callback(audit.close)
+    auditing = await asyncio.to_thread(open_auditing, settings, db, jobs)
     identity = Identity(db, _oidc(settings))
     given = settings.bootstrap_admin_key
     made = await identity.bootstrap(given.get_secret_value() if given else None)
@@ -140,6 +143,8 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         max_file_bytes=settings.max_file_bytes,
         keep_bodies=settings.audit_bodies,
     )
+
+    auditing.retention.govern = corridor.govern
 
     # guardrails
     ner_pool = _pool(stack, metrics, "ner", 1)
@@ -248,18 +253,19 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         await jobs.resume_lost()
         await ingestion.resume()
     await batches.resume()
-    flushing = asyncio.create_task(_forever(drift.flush, FLUSH_DRIFT_S))
+    auditing.begin(stack)
+    flushing = asyncio.create_task(forever(drift.flush, FLUSH_DRIFT_S))
     stack.callback(flushing.cancel)
-    following = asyncio.create_task(_forever(fleet.sync, FOLLOW_FLEET_S))
+    following = asyncio.create_task(forever(fleet.sync, FOLLOW_FLEET_S))
     stack.callback(following.cancel)
-    sampling = asyncio.create_task(_forever(samples.flush, FLUSH_SAMPLES_S))
+    sampling = asyncio.create_task(forever(samples.flush, FLUSH_SAMPLES_S))
     stack.callback(sampling.cancel)
     if models:
 
         async def look_for_syncs() -> None:
             metrics.connectors_not_fresh.set(await schedule.look())
 
-        looking = asyncio.create_task(_forever(look_for_syncs, LOOK_FOR_SYNCS_S))
+        looking = asyncio.create_task(forever(look_for_syncs, LOOK_FOR_SYNCS_S))
         stack.callback(looking.cancel)
         watching = FolderWatch(settings.sources, schedule.wake)
         watching.start()
@@ -276,6 +282,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         identity=identity,
         guardrails=guardrails,
         audit=audit,
+        auditing=auditing,
         drift=drift,
         metrics=metrics,
         jobs=jobs,
@@ -457,13 +464,3 @@ def _load_embedder(settings: Settings, wanted: EmbeddingModel) -> OnnxEmbedder:
     embedder.encode_query("warm")
     _ = embedder.fingerprint  # read here, in a thread: it hashes the weights
     return embedder
-
-
-async def _forever(work: Callable[[], Awaitable[None]], every_s: float) -> None:
-    """Do ``work`` again and again; a failure is logged and tried again next time."""
-    while True:
-        await asyncio.sleep(every_s)
-        try:
-            await work()
-        except Exception:
-            log.exception("periodic work failed; next try in %.0f s", every_s)

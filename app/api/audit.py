@@ -1,0 +1,232 @@
+"""The audit log of a tenant: read, verify, sign, export."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime, BaseModel, Field
+
+from app.api.common import ERRORS, with_times
+from app.api.jobs import JobObject, show_job
+from app.errors import BadRequest, NotFound
+from app.gateway.call import Call
+from app.gateway.corridor import GovernedRoute, Scope
+
+if TYPE_CHECKING:
+    from app.services import Services
+
+router = APIRouter(prefix="/v1/audit", route_class=GovernedRoute, tags=["audit"], responses=ERRORS)
+Read = Annotated[Call, Depends(Scope("audit:read"))]
+Admin = Annotated[Call, Depends(Scope("admin"))]
+MEDIA = {"jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
+
+
+class AuditPage(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class AuditFault(BaseModel):
+    tenant_id: str
+    seq: int
+    kind: str
+    message: str
+
+
+class AuditVerdict(BaseModel):
+    object: Literal["audit.verdict"] = "audit.verdict"
+    valid: bool
+    records: int
+    checkpoints: int
+    fault: str | None
+    faults: list[AuditFault]
+
+
+class AuditKey(BaseModel):
+    object: Literal["audit.key"] = "audit.key"
+    id: str
+    public_key: Annotated[str, Field(description="Ed25519, PEM.")]
+    signs: Annotated[bool, Field(description="Whether new checkpoints are signed with it here.")]
+    first_at: AwareDatetime
+
+
+class AuditKeyList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[AuditKey]
+
+
+class AuditCheckpoint(BaseModel):
+    object: Literal["audit.checkpoint"] = "audit.checkpoint"
+    number: int
+    tenant_id: str
+    seq: int
+    hash: str
+    previous: str
+    at: Annotated[float, Field(description="Unix seconds, as it was signed.")]
+    key_id: str
+    signature: str
+
+
+class AuditCheckpointList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[AuditCheckpoint]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+@router.get("")
+async def list_audit(
+    request: Request,
+    call: Read,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[int | None, Query(ge=1, le=2**53, description="A seq; older follow.")] = None,
+    request_id: Annotated[str | None, Query(max_length=128)] = None,
+) -> AuditPage:
+    """List the tenant's audit records, newest first."""
+    rows = await _services(request).audit.page(
+        call.tenant_id, limit=limit + 1, before_seq=after, request_id=request_id
+    )
+    shown = rows[:limit]
+    return AuditPage(
+        data=shown,
+        first_id=str(shown[0]["seq"]) if shown else None,
+        last_id=str(shown[-1]["seq"]) if shown else None,
+        has_more=len(rows) > limit,
+    )
+
+
+@router.get("/verify")
+async def verify_audit(request: Request, call: Read) -> AuditVerdict:
+    """Walk the tenant's chain, with the gateway's keys and its checkpoint file."""
+    from app.monitoring.verification import verify
+
+    services = _services(request)
+    path = services.auditing.checkpoints.path
+    verdict = await asyncio.to_thread(
+        verify,
+        services.db,
+        trusted=services.auditing.keys.trusted,
+        checkpoints=path if path.exists() else None,
+        tenant_id=call.tenant_id,
+    )
+    return AuditVerdict(
+        valid=verdict.fault is None,
+        records=verdict.records,
+        checkpoints=verdict.checkpoints,
+        fault=verdict.fault,
+        faults=[
+            AuditFault(tenant_id=f.tenant_id, seq=f.seq, kind=f.kind, message=f.told)
+            for f in verdict.faults
+        ],
+    )
+
+
+@router.get("/keys")
+async def list_audit_keys(request: Request, call: Read) -> AuditKeyList:
+    """List the public keys that have signed in this database, oldest first."""
+    from app.monitoring.signing import pem_of
+
+    keys = _services(request).auditing.keys
+    rows = await asyncio.to_thread(keys.known)
+    return AuditKeyList(
+        data=[
+            AuditKey(
+                id=row["id"],
+                public_key=pem_of(base64.b64decode(row["public_key"])),
+                signs=row["id"] == keys.current.id,
+                first_at=with_times(row | {"first_at": row["at"]})["first_at"],
+            )
+            for row in rows
+        ]
+    )
+
+
+@router.get("/checkpoints")
+async def list_checkpoints(
+    request: Request,
+    call: Read,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[
+        int | None, Query(ge=1, le=2**31 - 1, description="A number; older follow.")
+    ] = None,
+) -> AuditCheckpointList:
+    """List the tenant's signed checkpoints, newest first."""
+    rows = await _services(request).auditing.checkpoints.page(
+        call.tenant_id, limit=limit + 1, before=after
+    )
+    shown = [AuditCheckpoint(**row) for row in rows[:limit]]
+    return AuditCheckpointList(
+        data=shown,
+        first_id=str(shown[0].number) if shown else None,
+        last_id=str(shown[-1].number) if shown else None,
+        has_more=len(rows) > limit,
+    )
+
+
+@router.post("/checkpoints", status_code=201)
+async def take_checkpoint(request: Request, call: Admin) -> AuditCheckpoint:
+    """Sign what the tenant's chain is now; the newest one again where nothing was added."""
+    taken = await asyncio.to_thread(_services(request).auditing.checkpoints.take, [call.tenant_id])
+    if not taken:
+        raise NotFound("audit record", call.tenant_id, remedy="Make a call first.")
+    return AuditCheckpoint(**taken[0])
+
+
+@router.get(
+    "/export",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "content": {media: {} for media in MEDIA.values()},
+            "description": "The records in order, and what is signed of them.",
+        }
+    },
+)
+async def export_audit(
+    request: Request,
+    call: Read,
+    format: Annotated[Literal["jsonl", "parquet"], Query()] = "jsonl",
+    since: Annotated[AwareDatetime | None, Query(description="Calls that began from then.")] = None,
+    until: Annotated[AwareDatetime | None, Query(description="Calls that began before.")] = None,
+) -> StreamingResponse:
+    """Export the tenant's records so that they can be verified elsewhere."""
+    if since is not None and until is not None and until <= since:
+        raise BadRequest("`until` must be later than `since`.", param="until")
+    if format == "parquet":
+        from app.monitoring.export import parquet_modules
+
+        parquet_modules()  # a missing package is told before the reply begins
+    exports = _services(request).auditing.export
+    export = await exports.begin(
+        call.tenant_id,
+        None if since is None else since.timestamp(),
+        None if until is None else until.timestamp(),
+    )
+    call.lineage["export"] = {"format": format, "from": export.from_seq, "to": export.to_seq}
+    name = f"audit-{export.from_seq}-{export.to_seq}.{format}"
+    return StreamingResponse(
+        exports.write(export, format),
+        media_type=MEDIA[format],
+        headers={"content-disposition": f'attachment; filename="{name}"'},
+    )
+
+
+@router.post("/retention", status_code=202)
+async def run_retention(request: Request, call: Admin) -> JobObject:
+    """Remove now what the tenant's retention does not keep; it is done daily without asking."""
+    services = _services(request)
+    job_id = await services.auditing.retention.begin(call.tenant_id, call.principal.subject)
+    return show_job(await services.jobs.get(call.tenant_id, job_id))
