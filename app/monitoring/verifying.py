@@ -168,11 +168,12 @@ class ChainCheck:
         else:
             good = row["hash"] == chain_hash(self.hash, row["record"])
         own = isinstance(record, dict) and (record.get("tenant_id"), record.get("seq"))
-        if not good or row["prev_hash"] != self.hash or own != (self.tenant_id, seq):
-            if isinstance(own, tuple) and own != (self.tenant_id, seq):
-                told = f"record {seq} was changed: here stands the record {own[1]} of {own[0]}"
-                raise self.broken(seq, "reordered", told)
-            raise self.broken(seq, "edited", f"record {seq} was changed")
+        if good and row["prev_hash"] == self.hash and own == (self.tenant_id, seq):
+            return
+        if row["hash"] == chain_hash(row["prev_hash"], row["record"]):
+            told = f"record {seq} was changed: here stands one of another place, whole in itself"
+            raise self.broken(seq, "reordered", told)
+        raise self.broken(seq, "edited", f"record {seq} was changed")
 
     def _check_bodies(self, seq: int, record: Any, bodies: str | None) -> None:
         while self._bodies and self._bodies[0][0] <= seq:
