@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from app.llm.router import Router
     from app.monitoring.audit import AuditLog
     from app.monitoring.drift import DriftMonitor
+    from app.monitoring.erasure import Erasures
     from app.monitoring.metrics import Metrics
     from app.retrieval.builds import Builds
     from app.retrieval.collections import VectorStores
@@ -45,6 +46,7 @@ class Services:
     guardrails: Guardrails
     audit: AuditLog
     auditing: Auditing
+    erasures: Erasures
     drift: DriftMonitor
     metrics: Metrics
     jobs: Jobs

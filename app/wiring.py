@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from app.auditing import open_auditing
+from app.erasing import open_erasures
 from app.gateway.corridor import Corridor
 from app.gateway.idempotency import Idempotency
 from app.gateway.identity import Identity
@@ -61,6 +62,7 @@ from app.retrieval.embedding import (
     packaged_reranker_dir,
 )
 from app.retrieval.engines.choice import Engines
+from app.retrieval.erasing import RetrievalErasure
 from app.retrieval.files import FileService
 from app.retrieval.ingestion import Ingestion
 from app.retrieval.late_interaction import LateInteraction, packaged_colbert_dir
@@ -247,12 +249,20 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     await fleet.sync()
     stack.push_async_callback(fleet.close)
 
+    responses = Responses(db, router, guardrails, answers, prices)
+    erasing = RetrievalErasure(db, files, attached)
+    erasures = open_erasures(
+        settings, db, jobs, identity, idempotency, cache, responses, erasing, auditing.removal
+    )
+    erasures.govern = corridor.govern
+
     await jobs.start()
     stack.push_async_callback(jobs.close)
     if models:
         await jobs.resume_lost()
         await ingestion.resume()
     await batches.resume()
+    await erasures.resume()
     auditing.begin(stack)
     flushing = asyncio.create_task(forever(drift.flush, FLUSH_DRIFT_S))
     stack.callback(flushing.cancel)
@@ -283,6 +293,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         guardrails=guardrails,
         audit=audit,
         auditing=auditing,
+        erasures=erasures,
         drift=drift,
         metrics=metrics,
         jobs=jobs,
@@ -302,7 +313,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         batches=batches,
         inside=inside,
         completions=Completions(router, guardrails, relay),
-        responses=Responses(db, router, guardrails, answers, prices),
+        responses=responses,
         llm_state=llm_state,
     )
     return services, corridor

@@ -1,4 +1,4 @@
-"""The audit log of a tenant: read, verify, sign, export."""
+"""The audit log of a tenant: read, verify, sign, export, keep for a time, erase from."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from app.api.common import ERRORS, with_times
+from app.api.common import ERRORS, AccessName, Id, with_times
 from app.api.jobs import JobObject, show_job
 from app.errors import BadRequest, NotFound
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
 
 if TYPE_CHECKING:
+    from app.monitoring.erasure import Erasure
     from app.services import Services
 
 router = APIRouter(prefix="/v1/audit", route_class=GovernedRoute, tags=["audit"], responses=ERRORS)
@@ -80,6 +81,52 @@ class AuditCheckpointList(BaseModel):
     first_id: str | None
     last_id: str | None
     has_more: bool
+
+
+class ErasureBody(BaseModel):
+    """Either the user that access lists and calls know, or the subject of a key or token."""
+
+    model_config = ConfigDict(extra="forbid")
+    user: AccessName | None = None
+    subject: Annotated[
+        str | None, Field(max_length=300, pattern=r"^(key|oidc):[^\x00-\x1f\x7f]+$")
+    ] = None
+
+
+class ErasedPlace(BaseModel):
+    told: str
+    found: int = 0
+    removed: int = 0
+    left: Annotated[int | None, Field(description="Found again afterwards; null: not yet.")] = None
+
+
+class KeptPlace(BaseModel):
+    told: str
+    count: int
+
+
+class ErasureReport(BaseModel):
+    places: dict[str, ErasedPlace]
+    kept: dict[str, KeptPlace] = {}
+    not_found_by_person: list[str] = []
+    complete: bool = False
+
+
+class ErasureObject(BaseModel):
+    object: Literal["audit.erasure"] = "audit.erasure"
+    id: str
+    job_id: str
+    named_sha256: Annotated[
+        str, Field(description="SHA-256 of the id, a NUL, and the name that was given.")
+    ]
+    report: ErasureReport | None
+    created_at: AwareDatetime
+    ended_at: AwareDatetime | None
+
+
+def _erasure(found: Erasure) -> ErasureObject:
+    values = {n: getattr(found, n) for n in ErasureObject.model_fields if n != "object"}
+    return ErasureObject(**with_times(values))
 
 
 def _services(request: Request) -> Services:
@@ -230,3 +277,20 @@ async def run_retention(request: Request, call: Admin) -> JobObject:
     services = _services(request)
     job_id = await services.auditing.retention.begin(call.tenant_id, call.principal.subject)
     return show_job(await services.jobs.get(call.tenant_id, job_id))
+
+
+@router.post("/erasures", status_code=202)
+async def begin_erasure(request: Request, call: Admin, body: ErasureBody) -> ErasureObject:
+    """Erase a person's data in the tenant; a job whose report tells what was removed where."""
+    if (body.user is None) == (body.subject is None):
+        raise BadRequest("Give `user` or `subject`, one of them.", param="user")
+    erasures = _services(request).erasures
+    found = await erasures.begin(call, body.user, body.subject)
+    call.lineage["erasure"] = found.id
+    return _erasure(found)
+
+
+@router.get("/erasures/{erasure_id}")
+async def get_erasure(request: Request, call: Admin, erasure_id: Id) -> ErasureObject:
+    """Get an erasure and its report, as far as it is."""
+    return _erasure(await _services(request).erasures.get(call.tenant_id, erasure_id))
