@@ -181,6 +181,7 @@ async def test_a_migrated_chain_stays_verifiable(database_url: str) -> None:
     await db.close()
 
 
+@pytest.mark.slow
 async def test_retention_that_was_killed_goes_on_and_the_chain_is_whole(
     new_gateway: Callable[..., Gateway],
 ) -> None:

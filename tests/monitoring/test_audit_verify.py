@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 from sqlalchemy import delete, func, literal, select, update
+from typer.testing import CliRunner
 
+from app.cli import cli
 from app.monitoring.signing import AuditKeys, make_key_file, pem_of, rotate
 from app.store.models import audit, audit_heads
 from app.store.models_audit import audit_bodies, audit_checkpoints, audit_tombstones
-from tests.conftest import ROOT
 from tests.monitoring.chains import Chains, rewrite
 
 
@@ -235,12 +233,6 @@ async def test_the_command_tells_each_fault_and_fails(chains: Chains) -> None:
 
 
 def run(chains: Chains, *arguments: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "app.cli", "audit", "verify", *arguments],
-        env={**os.environ, **chains.variables},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout
+    """The command, as an operator calls it."""
+    done = CliRunner().invoke(cli, ["audit", "verify", *arguments], env=chains.variables)
+    return done.exit_code, done.stdout
