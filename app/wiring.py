@@ -250,7 +250,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     stack.push_async_callback(fleet.close)
 
     responses = Responses(db, router, guardrails, answers, prices)
-    erasing = RetrievalErasure(db, files, attached)
+    erasing = RetrievalErasure(db, stores, files, attached)
     erasures = open_erasures(
         settings, db, jobs, identity, idempotency, cache, responses, erasing, auditing.removal
     )

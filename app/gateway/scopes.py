@@ -31,9 +31,9 @@ SCOPES = {
     "guardrails:use": "moderations, finding and replacing personal data as a service",
     "guardrails:read": "the policy in force",
     "monitoring:read": "usage and drift",
-    "audit:read": "the audit log of the tenant",
-    "admin": "the keys of the own tenant",
-    "admin:platform": "tenants, and the keys of all tenants; in the default tenant only",
+    "audit:read": "reading, verifying and exporting the audit log of the tenant",
+    "admin": "the keys of the own tenant; signing, retention and erasures in its audit log",
+    "admin:platform": "tenants, their audit retention, the keys of all; in the default tenant only",
     SEES_ALL: "no access list binds the key; of no route",
     IMPERSONATE: "naming whom a call is for; of no route",
 }

@@ -8,10 +8,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, func, or_, select, update
 
-from app.errors import NotFound
+from app.errors import NotFound, Unavailable
 from app.gateway.call import SEES_ALL, Call, Principal
 from app.gateway.person import Person
 from app.retrieval.access import access_list
+from app.retrieval.collections import VectorStores
 from app.retrieval.files import FileService
 from app.retrieval.store_files import StoreFiles
 from app.store.db import Database
@@ -30,8 +31,10 @@ ERASED = "erased"  # whose a thing is that stays without its owner's name
 class RetrievalErasure:
     """Counts and removes by person; documents of connectors stay and lose the name only."""
 
-    def __init__(self, db: Database, files: FileService, attached: StoreFiles) -> None:
-        self._db, self._files, self._attached = db, files, attached
+    def __init__(
+        self, db: Database, stores: VectorStores, files: FileService, attached: StoreFiles
+    ) -> None:
+        self._db, self._stores, self._files, self._attached = db, stores, files, attached
 
     async def _count(self, query: Any) -> int:
         async with self._db.read() as connection:
@@ -47,14 +50,25 @@ class RetrievalErasure:
         )
 
     async def remove_passages(self, person: Person) -> int:
-        """Detach the person's files from their vector stores: passages, words and vectors."""
+        """Detach the person's files from their vector stores: passages, words and vectors.
+
+        Raises:
+            Unavailable: there are some, and this gateway runs without retrieval.
+        """
         before = await self.count_passages(person)
         attached = (
             select(vector_store_files.c.vector_store_id, vector_store_files.c.file_id)
             .join(files, files.c.id == vector_store_files.c.file_id)
             .where(_own_files(person))
         )
-        for row in await self._db.rows(attached):
+        rows = await self._db.rows(attached)
+        if rows and not self._stores.models:
+            raise Unavailable(
+                "This gateway runs without retrieval, and the person has files in vector stores. "
+                "Ask the gateway that retrieves.",
+                code="retrieval_disabled",
+            )
+        for row in rows:
             try:
                 await self._attached.detach(_eraser(person), row["vector_store_id"], row["file_id"])
             except NotFound:
