@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.api.common import ERRORS, AccessName, Id, with_times
 from app.api.jobs import JobObject, show_job
@@ -23,6 +24,17 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/v1/audit", route_class=GovernedRoute, tags=["audit"], responses=ERRORS)
 Read = Annotated[Call, Depends(Scope("audit:read"))]
 Admin = Annotated[Call, Depends(Scope("admin"))]
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]")
+
+
+def _rfc3339(value: Any) -> Any:
+    """Refuse numbers, which would be taken for Unix seconds."""
+    if isinstance(value, str) and not _DATE.match(value):
+        raise ValueError("write a time as 2026-01-31T00:00:00Z")
+    return value
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_rfc3339)]
 MEDIA = {"jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
 
 
@@ -246,8 +258,8 @@ async def export_audit(
     request: Request,
     call: Read,
     format: Annotated[Literal["jsonl", "parquet"], Query()] = "jsonl",
-    since: Annotated[AwareDatetime | None, Query(description="Calls that began from then.")] = None,
-    until: Annotated[AwareDatetime | None, Query(description="Calls that began before.")] = None,
+    since: Annotated[Time | None, Query(description="Calls that began from then.")] = None,
+    until: Annotated[Time | None, Query(description="Calls that began before.")] = None,
 ) -> StreamingResponse:
     """Export the tenant's records so that they can be verified elsewhere."""
     if since is not None and until is not None and until <= since:

@@ -138,7 +138,8 @@ class AuditExport:
         yield [{"type": "end", **self._keys.signed("export", end)}]
 
     def _unsigned(self, export: Exported) -> Iterator[list[Line]]:
-        number, written = 0, set[str]()  # statements, of which one may reach over many pages
+        number = 0
+        written = dict[str, int]()  # statements, which may reach over many pages, and how far
         header = True
         while True:
             page: list[Line] = []
@@ -204,7 +205,7 @@ def _records(connection: Connection, export: Exported) -> list[Line]:
 
 
 def _tombstones(
-    connection: Connection, export: Exported, upto: int, written: set[str]
+    connection: Connection, export: Exported, upto: int, written: dict[str, int]
 ) -> list[Line]:
     table = audit_tombstones.c
     query = select(audit_tombstones).where(
@@ -212,7 +213,9 @@ def _tombstones(
     )
     rows = connection.execute(query.order_by(table.from_seq, table.id)).mappings()
     new = [row for row in rows if row["id"] not in written]
-    written.update(row["id"] for row in new)
+    for done in [id_ for id_, last in written.items() if last <= export.seq]:
+        del written[done]
+    written.update((row["id"], row["to_seq"]) for row in new)
     return [{"type": "tombstone", **_named(row, TOMBSTONE)} for row in new]
 
 

@@ -21,6 +21,7 @@ from app.store.models import audit, audit_heads
 from app.store.models_audit import audit_bodies, audit_checkpoints, audit_tombstones
 
 AT_ONCE = 500  # records in one transaction: calls that commit meanwhile wait for it
+APART_AT_ONCE = 100  # where each may be a statement of its own
 
 
 class Part(NamedTuple):
@@ -94,10 +95,11 @@ class Removal:
             Conflict: a record, or its bodies, is damaged.
         """
         removed = 0
-        for first, last in _runs(seqs):
+        for start in range(0, len(seqs), APART_AT_ONCE):
             with self._changing(tenant_id) as (connection, ring):
-                rows = self._whole(connection, ring, tenant_id, first, last)
-                removed += self._without_bodies(connection, rows, reason)
+                for first, last in _runs(seqs[start : start + APART_AT_ONCE]):
+                    rows = self._whole(connection, ring, tenant_id, first, last)
+                    removed += self._without_bodies(connection, rows, reason)
         return removed
 
     # -- within one transaction ---------------------------------------------------------
@@ -239,18 +241,15 @@ def holds_bodies() -> Any:
     return audit.c.record.like('%"bodies":{%')
 
 
-def _runs(seqs: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Runs of consecutive numbers, none longer than what one transaction takes."""
-    first = last = None
+def _runs(seqs: Sequence[int]) -> list[tuple[int, int]]:
+    """Runs of consecutive numbers: the first and the last of each."""
+    runs: list[tuple[int, int]] = []
     for seq in seqs:
-        if last is not None and first is not None and seq == last + 1 and seq < first + AT_ONCE:
-            last = seq
-            continue
-        if first is not None and last is not None:
-            yield first, last
-        first = last = seq
-    if first is not None and last is not None:
-        yield first, last
+        if runs and seq == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], seq)
+        else:
+            runs.append((seq, seq))
+    return runs
 
 
 def _damaged(told: str) -> Conflict:

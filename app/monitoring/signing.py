@@ -207,10 +207,14 @@ class AuditKeys:
 
     Args:
         further: a file of keys that are trusted too, as those of other gateways.
+
+    Raises:
+        BadKeyFile: the file of further keys cannot be used.
     """
 
     def __init__(self, db: Database, path: Path, further: Path | None = None) -> None:
-        self._db, self._path, self._further = db, path, further
+        self._db, self._path = db, path
+        self._further = public_keys(further) if further is not None else []
         self._keys: list[SigningKey] = []
         self._read_at: tuple[int, int] | None = None
 
@@ -262,8 +266,7 @@ class AuditKeys:
     @property
     def trusted(self) -> list[bytes]:
         """The public keys of the file, and the further ones."""
-        further = public_keys(self._further) if self._further is not None else []
-        return [*(key.public for key in self._keys), *further]
+        return [*(key.public for key in self._keys), *self._further]
 
     def known(self) -> list[dict[str, Any]]:
         """The public keys that have signed in the database; blocking."""

@@ -21,7 +21,7 @@ from app.settings import normal_url
 from app.store.db import Database
 from app.store.migrate import migrate
 from app.store.models import audit, audit_heads
-from app.store.models_audit import audit_bodies, audit_tombstones
+from app.store.models_audit import audit_bodies, audit_checkpoints, audit_tombstones
 from tests.api.calls import send
 from tests.conftest import Gateway, wait_for
 from tests.monitoring.chains import Chains, call
@@ -34,7 +34,8 @@ async def small_parts(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
 
 
 async def remove(part: Callable[..., module.Part], upto: int, tenant: str = "t1") -> int:
-    removed, reached = 0, 0
+    removed = 0
+    reached: int | None = 0
     while reached is not None:
         done = await asyncio.to_thread(part, tenant, upto, "a test", reached)
         removed, reached = removed + done.removed, done.reached
@@ -53,7 +54,7 @@ async def test_removed_records_leave_a_chain_that_verifies(chains: Chains, tmp_p
     async with chains.db.read() as connection:
         assert await connection.scalar(select(func.count()).select_from(audit_bodies)) == 0
     for form in ("jsonl", "parquet"):
-        path = await chains.export(tmp_path / f"a.{form}", form=form)  # type: ignore[arg-type]
+        path = await chains.export(tmp_path / f"a.{form}", form=form)
         exported = verify_export(path, trusted=chains.keys.trusted, checkpoints=chains.file)
         assert (exported.faults, exported.records) == ([], 5)
     await chains.fill(13, 14)
@@ -139,8 +140,8 @@ async def test_bodies_within_records_of_before_go_too(chains: Chains) -> None:
             head = hashed
         old = update(audit_heads).where(audit_heads.c.tenant_id == "t2")
         await connection.execute(old.values(hash=head, inline_until=3))
-        checkpoints = module.audit_checkpoints
-        await connection.execute(delete(checkpoints).where(checkpoints.c.tenant_id == "t2"))
+        signed = audit_checkpoints.c.tenant_id == "t2"
+        await connection.execute(delete(audit_checkpoints).where(signed))
     chains.file.unlink()
     await chains.sign("t2")
     assert (await chains.verdict()).faults == []
@@ -225,6 +226,11 @@ async def test_retention_that_was_killed_goes_on_and_the_chain_is_whole(
     await db.close()
 
 
-def test_the_least_that_a_part_takes_is_what_it_says() -> None:
-    assert list(module._runs([1, 2, 3, 4, 7, 9, 10])) == [(1, 3), (4, 4), (7, 7), (9, 10)]
-    assert list(module._runs([])) == []
+async def test_bodies_of_single_records_go_with_a_statement_for_each_run(chains: Chains) -> None:
+    assert chains.removal.bodies_of("t1", [5, 7], "an erasure") == 2
+    assert (await chains.verdict()).faults == []
+    async with chains.db.read() as connection:
+        stated = select(audit_tombstones.c.from_seq, audit_tombstones.c.to_seq)
+        assert sorted(map(tuple, await connection.execute(stated))) == [(5, 5), (7, 7)]
+    await chains.damage(delete(audit_bodies).where(audit_bodies.c.seq == 6))
+    assert await kinds(chains) == [(6, "bodies_deleted")]

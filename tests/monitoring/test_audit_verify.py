@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def beyond(seq: int, hashed_as: int) -> tuple[Any, ...]:
 
 UNSEEN = func.replace(audit.c.record, '"status":200', '"status":500')
 MOVED = [update(audit).where(at(old)).values(seq=new) for old, new in ((3, 99), (4, 3), (99, 4))]
-DAMAGE = {
+DAMAGE: dict[str, tuple[Sequence[Any], int, str | None]] = {
     "an edit": ([update(audit).where(at(6)).values(record=UNSEEN)], 6, "edited"),
     "an edit that is no JSON": ([update(audit).where(at(6)).values(record="{")], 6, "edited"),
     "an edit of a column": (
