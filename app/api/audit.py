@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -206,7 +207,7 @@ async def list_audit_keys(request: Request, call: Read) -> AuditKeyList:
                 id=row["id"],
                 public_key=pem_of(base64.b64decode(row["public_key"])),
                 signs=row["id"] == keys.current.id,
-                first_at=with_times(row | {"first_at": row["at"]})["first_at"],
+                first_at=datetime.fromtimestamp(row["at"], UTC),
             )
             for row in rows
         ]

@@ -7,12 +7,13 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import insert, select, update
 
 from app.errors import Conflict, NotFound
 from app.gateway.call import Call, Principal
+from app.gateway.keys import KeyStore
 from app.gateway.person import Person
 from app.ids import new_id
 from app.store.db import Database
@@ -37,13 +38,6 @@ class Place:
     count: Count
     remove: Remove | None = None  # None: it stays
     left: Count | None = None
-
-
-class Keys(Protocol):
-    """What is asked of the service of API keys."""
-
-    async def line_of(self, tenant_id: str, key_id: str) -> list[str]: ...
-    async def keys_of(self, tenant_id: str, user: str) -> list[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +68,7 @@ class Erasures:
         self,
         db: Database,
         jobs: Jobs,
-        keys: Keys,
+        keys: KeyStore,
         places: Sequence[Place],
         unfound: Sequence[str],
         sub_is_user: bool,
