@@ -161,7 +161,7 @@ class AuditExport:
                 export.seq, export.hash = records[-1]["seq"], records[-1]["hash"]
             gaps = [g for g in page if g.get("data_class") == "records"]
             for gap in sorted(gaps, key=lambda g: g["from_seq"]):  # those at the end
-                if gap["from_seq"] == export.seq + 1:
+                if gap["from_seq"] <= export.seq + 1 <= gap["to_seq"]:
                     export.seq, export.hash = gap["to_seq"], gap["hash_after"]
             yield page + records
             if len(records) < PAGE:

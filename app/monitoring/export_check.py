@@ -75,6 +75,7 @@ def _verify(
         first_seq=first,
         hash_before=header["hash_before"],
         all_checkpoints=first == 1,
+        moving=True,
     )
     missing = _anchored(check, header, checkpoints)
     hashed, line = hashlib.sha256(), header

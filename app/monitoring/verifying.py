@@ -72,6 +72,11 @@ class ChainCheck:
     Checkpoints and statements of removal are given before the records that they speak of, each
     kind in its own order; then records by seq; then :meth:`end`. Every method raises Broken at
     the first fault.
+
+    Args:
+        all_checkpoints: they come without gaps, from the first one on.
+        moving: the records were read while others were removed, so a statement may cover some
+            that were read before.
     """
 
     def __init__(
@@ -82,11 +87,13 @@ class ChainCheck:
         first_seq: int = 1,
         hash_before: str = GENESIS,
         all_checkpoints: bool = True,
+        moving: bool = False,
     ) -> None:
         self.tenant_id, self._ring = tenant_id, ring
         self.seq, self.hash = first_seq - 1, hash_before
         self.records = 0
         self._anchors: list[tuple[int, str]] = []  # a heap: at this seq the hash must be this
+        self._moving = moving
         self._number = 0 if all_checkpoints else None
         self._previous = GENESIS
         self._gaps: dict[int, Row] = {}  # by the first seq that was removed
@@ -129,7 +136,9 @@ class ChainCheck:
             told = f"the statement that removes {first} to {last} has no valid signature"
             raise self.broken(first, "statement_forged", told)
         if row["data_class"] == "records":
-            if last > self.seq:
+            if self._moving and first <= self.seq < last:
+                self._gaps[self.seq + 1] = {**row, "hash_before": self.hash}
+            elif last > self.seq:
                 self._gaps[first] = row
         else:
             heapq.heappush(self._bodies, (first, last))

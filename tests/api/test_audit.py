@@ -17,6 +17,7 @@ from sqlalchemy import MetaData, create_engine, inspect, text
 
 from app.monitoring.export_check import verify_export
 from app.monitoring.signing import public_keys
+from app.store.models import connector_items, connectors, files
 from tests.api.calls import chat, multipart, new_key, new_store, refused, send
 from tests.conftest import ADMIN_KEY, ROOT, Gateway, create_database, drop_database, wait_for
 
@@ -173,6 +174,33 @@ def everything(house: Gateway) -> dict[str, str]:
     return found
 
 
+def follow(house: Gateway, store: str) -> str:
+    """A connector that Jane made, with one document of the tenant's; returns its file."""
+    made = {
+        **{"id": "conn_jane", "tenant_id": "default", "vector_store_id": store, "source": "gone"},
+        **{"path": "", "include": [], "exclude": [], "attributes": {}, "chunking": {}},
+        **{"owner": f"user:{JANE}", "freshness_s": 60, "enabled": False, "removed": 0},
+        **{"failures": 0, "allow_removal": False, "listing": 1, "listed": 1, "created_at": 1.0},
+        "keep_documents": False,
+    }
+    file = {
+        **{"id": "file-followed", "tenant_id": "default", "filename": "rates.md", "bytes": 0},
+        **{"purpose": "assistants", "sha256": "", "blob": "file-followed", "created_at": 1.0},
+        "owner": f"user:{JANE}",
+    }
+    item = {
+        **{"id": "item_1", "connector_id": "conn_jane", "key": "rates.md", "key_hash": "k"},
+        **{"fingerprint": "f", "filename": "rates.md", "attributes": {}, "relabel": False},
+        **{"status": "completed", "file_id": "file-followed", "listing": 1},
+    }
+    engine = create_engine(house.database_url)
+    with engine.begin() as connection:
+        for table, row in ((files, file), (connectors, made), (connector_items, item)):
+            connection.execute(table.insert().values(row))
+    engine.dispose()
+    return "file-followed"
+
+
 def test_an_erasure_removes_a_person_from_every_table(house: Gateway) -> None:
     price = {"model": "stub", "cache": {"ttl_s": 600}}
     send(house, "PUT", "/v1/admin/models/stub", price)
@@ -216,6 +244,7 @@ def test_an_erasure_removes_a_person_from_every_table(house: Gateway) -> None:
         what="the batch",
     )
     new_key(house, user=JANE)
+    followed = follow(house, store)
     before = everything(house)
     named = {name for name, rows in before.items() if JANE in rows or "marmot" in rows}
     assert named >= {
@@ -235,6 +264,8 @@ def test_an_erasure_removes_a_person_from_every_table(house: Gateway) -> None:
         *("access_lists", "audit_bodies"),
     ):
         assert places[name]["found"] >= 1, name
+    assert places["connectors"]["found"] == 2
+    assert send(house, "GET", f"/v1/files/{followed}")[0] == 200  # the tenant's: it stays
     for name, place in places.items():
         assert place["left"] == 0 and place["removed"] == place["found"], (name, place)
     assert report["kept"]["audit_records"]["count"] >= 6

@@ -107,6 +107,27 @@ async def test_an_export_takes_the_same_memory_however_long_it_is(chains: Chains
     assert long > 4 * short and much < 2 * little
 
 
+async def test_an_export_goes_on_while_retention_removes_before_and_behind_it(
+    chains: Chains, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.monitoring import export as module
+
+    monkeypatch.setattr(module, "PAGE", 3)
+    export = AuditExport(chains.db, chains.keys)
+    begun = await export.begin("t1", None, None)
+    pieces = export.write(begun, "jsonl")
+    whole = await anext(pieces)
+    await asyncio.to_thread(chains.removal.bodies_of, "t1", [7], "a test")
+    await asyncio.to_thread(chains.removal.records, "t1", 5, "a test")
+    whole += b"".join([piece async for piece in pieces])
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(whole)
+    verdict = await checked(chains, path, filed=True)
+    assert verdict.faults == []
+    lines = [orjson.loads(line) for line in whole.splitlines()]
+    assert [n["seq"] for n in lines if n["type"] == "record"] == [1, 2, 3, *range(6, 13)]
+
+
 # -- any change ---------------------------------------------------------------------------
 
 
