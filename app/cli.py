@@ -11,13 +11,12 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import aiohttp
 import typer
 
 from app import __version__, up
-from app.client import ApiError, Client
-from app.errors import BadRequest, OstiaryError
-from app.samples.django_docs import SamplesUnavailable
+from app.audit_cli import audit
+from app.console import client_of, run, say
+from app.errors import BadRequest
 from app.settings import Settings
 from pipelines.embeddings.cli import pipeline
 
@@ -27,7 +26,6 @@ cli = typer.Typer(
     help="A private AI service layer: one governed gateway for your models and your data.",
 )
 keys = typer.Typer(no_args_is_help=True, help="API keys: create, list, rotate, revoke.")
-audit = typer.Typer(no_args_is_help=True, help="The audit log.")
 cli.add_typer(keys, name="keys")
 cli.add_typer(audit, name="audit")
 evaluate = typer.Typer(help="Measure the gateway on judged questions: its answers, its search.")
@@ -35,31 +33,6 @@ cli.add_typer(evaluate, name="eval")
 cli.add_typer(pipeline, name="pipeline")
 plan = typer.Typer(no_args_is_help=True, help="What a size needs, reckoned from measured points.")
 cli.add_typer(plan, name="plan")
-
-
-def say(line: str) -> None:
-    """Print one line at once, also into a pipe."""
-    print(line, flush=True)
-
-
-def _client(settings: Settings) -> Client:
-    key = os.environ.get("OSTIARY_API_KEY")
-    if not key and up.key_file(settings).exists():
-        key = up.key_file(settings).read_text().strip()
-    if not key:
-        raise typer.BadParameter("Set OSTIARY_API_KEY, or run `ostiary up` on this machine first.")
-    return Client(os.environ.get("OSTIARY_URL", up.base_url(settings)), key)
-
-
-def _run(work: Any) -> Any:
-    try:
-        return asyncio.run(work)
-    except (ApiError, OstiaryError, up.StartError, SamplesUnavailable) as error:
-        told = str(error)
-    except aiohttp.ClientError:
-        told = "The gateway does not answer; start it with `ostiary up`, or set OSTIARY_URL."
-    typer.echo(f"ostiary: {told}", err=True)
-    raise typer.Exit(1)
 
 
 @cli.command()
@@ -93,7 +66,7 @@ def up_command(
 ) -> None:
     """Start everything on this machine, load the sample and show a cited answer."""
     settings = Settings()
-    _run(_up(settings, sample, question))
+    run(_up(settings, sample, question))
 
 
 async def _up(settings: Settings, sample: bool, question: str) -> None:
@@ -113,7 +86,7 @@ async def _up(settings: Settings, sample: bool, question: str) -> None:
     say(f"Gateway ready at {up.base_url(settings)} after {time.monotonic() - began:.0f} s.")
     if fresh:
         say(f"Admin key (shown once; this machine keeps it in {path.name}):\n  {path.read_text()}")
-    async with _client(settings) as client:
+    async with client_of(settings) as client:
         store = await up.load_sample(client, settings, say) if sample else None
         state = await up.wait_llm(settings, 300)
         if state != "ready":
@@ -139,13 +112,13 @@ def ask(
     settings = Settings()
 
     async def work() -> None:
-        async with _client(settings) as client:
+        async with client_of(settings) as client:
             store_id, made = await client.ensure_store(store)
             if made:
                 say(f"The vector store '{store}' was empty and has been made; ingest files first.")
             up.show_answer(await client.ask(store_id, question, settings.llm_model), say)
 
-    _run(work())
+    run(work())
 
 
 @cli.command()
@@ -166,7 +139,7 @@ def ingest(
             for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
             if file.is_file()
         ]
-        async with _client(settings) as client:
+        async with client_of(settings) as client:
             store_id, _ = await client.ensure_store(store)
             ids = [await client.upload(file, name) for file, name in files]
             for start in range(0, len(ids), 500):
@@ -184,7 +157,7 @@ def ingest(
                     for file in page["data"]:
                         say(f"  {file['id']}: {file['last_error']['message']}")
 
-    _run(work())
+    run(work())
 
 
 @keys.command("create")
@@ -198,7 +171,7 @@ def create_key(
     """Make an API key; it is printed once."""
 
     async def work() -> None:
-        async with _client(Settings()) as client:
+        async with client_of(Settings()) as client:
             body: dict[str, Any] = {"name": name, "scopes": scope, "groups": group or []}
             if user is not None:
                 body["user"] = user
@@ -206,7 +179,7 @@ def create_key(
                 body["expires_at"] = time.time() + expires_days * 86_400
             say((await client.call("POST", "v1/admin/keys", body))["key"])
 
-    _run(work())
+    run(work())
 
 
 @keys.command("list")
@@ -214,12 +187,12 @@ def list_keys() -> None:
     """List the keys, without their secrets."""
 
     async def work() -> None:
-        async with _client(Settings()) as client:
+        async with client_of(Settings()) as client:
             for key in (await client.call("GET", "v1/admin/keys"))["data"]:
                 state = "revoked" if key["revoked_at"] else "active"
                 say(f"{key['id']}  {state:8}{key['name']}  {','.join(key['scopes'])}")
 
-    _run(work())
+    run(work())
 
 
 @keys.command("rotate")
@@ -227,10 +200,10 @@ def rotate_key(key_id: str) -> None:
     """Replace a key; the old one keeps working for its grace period."""
 
     async def work() -> None:
-        async with _client(Settings()) as client:
+        async with client_of(Settings()) as client:
             say((await client.call("POST", f"v1/admin/keys/{key_id}/rotate", {}))["key"])
 
-    _run(work())
+    run(work())
 
 
 @keys.command("revoke")
@@ -238,24 +211,11 @@ def revoke_key(key_id: str) -> None:
     """Revoke a key at once."""
 
     async def work() -> None:
-        async with _client(Settings()) as client:
+        async with client_of(Settings()) as client:
             await client.call("DELETE", f"v1/admin/keys/{key_id}")
             say("Revoked.")
 
-    _run(work())
-
-
-@audit.command("verify")
-def verify_audit() -> None:
-    """Walk every tenant's hash chain in the database; exits 1 at the first fault."""
-    from app.monitoring.audit import AuditLog
-    from app.store.db import Database
-
-    verdict = AuditLog(Database(Settings().sql_url)).verify_sync()
-    if verdict.fault:
-        say(f"FAULT: {verdict.fault}")
-        raise typer.Exit(1)
-    say(f"{verdict.records} records of {verdict.tenants} tenants verified.")
+    run(work())
 
 
 Output = Annotated[Path | None, typer.Option(help="Write the report as JSON here.")]
@@ -284,8 +244,8 @@ def evaluate_answers(
 
     settings = Settings()
     questions = judged or evaluation.QUESTIONS
-    _run(
-        evaluation.run(_client(settings), settings.llm_model, store, questions, output, say),
+    run(
+        evaluation.run(client_of(settings), settings.llm_model, store, questions, output, say),
     )
 
 
@@ -307,8 +267,8 @@ def evaluate_retrieval(
     """Search for every judged question and report nDCG@10, recall, MRR, latency, differences."""
     from app import search_evaluation
 
-    _run(
-        search_evaluation.run(_client(Settings()), store, judged, config, compare, out, say),
+    run(
+        search_evaluation.run(client_of(Settings()), store, judged, config, compare, out, say),
     )
 
 
@@ -323,7 +283,7 @@ def evaluate_documents(
     async def work() -> None:
         say(f"{await asyncio.to_thread(search_evaluation.unpack, judged, folder)} files written.")
 
-    _run(work())
+    run(work())
 
 
 @plan.callback()

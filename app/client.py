@@ -59,6 +59,21 @@ class Client:
             async with self._session.post("v1/files", data=form) as reply:
                 return str((await _body_of(reply))["id"])
 
+    async def download(self, path: str, out: Path, **query: str) -> int:
+        """Write the body of a reply to a file as it comes; returns its size in bytes.
+
+        Raises:
+            ApiError: the gateway answered with an error, or broke the reply off.
+        """
+        size = 0
+        async with self._session.get(path, params=query) as reply:
+            if reply.status >= 400:
+                await _body_of(reply)
+            with out.open("wb") as file:
+                async for chunk in reply.content.iter_chunked(1 << 20):
+                    size += await asyncio.to_thread(file.write, chunk)
+        return size
+
     async def find_store(self, name: str) -> str | None:
         """Return the id of the vector store called ``name``, None where there is none."""
         after: dict[str, str] = {}

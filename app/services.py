@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from app.auditing import Auditing
     from app.gateway.identity import Identity
     from app.gateway.inside import Inside
     from app.guardrails.in_force import InForce
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from app.llm.router import Router
     from app.monitoring.audit import AuditLog
     from app.monitoring.drift import DriftMonitor
+    from app.monitoring.erasure import Erasures
     from app.monitoring.metrics import Metrics
     from app.retrieval.builds import Builds
     from app.retrieval.collections import VectorStores
@@ -47,6 +49,8 @@ class Services:
     policies: Library
     in_force: InForce
     audit: AuditLog
+    auditing: Auditing
+    erasures: Erasures
     drift: DriftMonitor
     metrics: Metrics
     jobs: Jobs

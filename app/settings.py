@@ -181,6 +181,33 @@ class Settings(BaseSettings):
         "characters, the same for all gateways; made at the first start.",
     )
     audit_bodies: bool = Field(False, description="Keep request and response bodies in the audit.")
+    audit_signing_key: Path | None = Field(
+        None,
+        description="PEM file of the Ed25519 keys of the audit log, the signing one first; empty: "
+        "audit-signing.pem in the data directory, made at the first start.",
+    )
+    audit_trusted_keys: Path | None = Field(
+        None,
+        description="PEM file of further public keys that audit verification trusts, as those of "
+        "other gateways on the database.",
+    )
+    audit_checkpoint_file: Path | None = Field(
+        None,
+        description="File that audit checkpoints are appended to; empty: audit-checkpoints.jsonl "
+        "in the data directory.",
+    )
+    audit_checkpoint_records: int = Field(
+        1000, ge=1, description="Records of a tenant after which a checkpoint is signed."
+    )
+    audit_checkpoint_minutes: float = Field(
+        10.0, gt=0, description="Or minutes after the first record that has none."
+    )
+    audit_retention_days: float | None = Field(
+        None, ge=1, description="Days that audit records are kept; empty: for ever."
+    )
+    audit_bodies_retention_days: float | None = Field(
+        None, ge=0, description="Days that bodies in the audit are kept; empty: as the records."
+    )
     rate_rpm: int = Field(6000, description="Requests per minute and key.")
     rate_tpm: int = Field(2_000_000, description="Tokens per minute and key.")
     max_streams: int = Field(1000, ge=1, description="Streamed replies open at a time, per key.")
@@ -225,6 +252,16 @@ class Settings(BaseSettings):
     def sql_url(self) -> str:
         """The database URL in force, with the driver that serves sync and async alike."""
         return normal_url(self.database_url, self.data_dir / "ostiary.db")
+
+    @property
+    def audit_key_file(self) -> Path:
+        """Where the keys of the audit log lie."""
+        return self.audit_signing_key or self.data_dir / "audit-signing.pem"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """Where the checkpoints of the audit log are appended."""
+        return self.audit_checkpoint_file or self.data_dir / "audit-checkpoints.jsonl"
 
     @property
     def jobs_url(self) -> str:

@@ -6,10 +6,12 @@ import asyncio
 import logging
 import os
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from app.auditing import open_auditing
+from app.erasing import open_erasures
 from app.gateway.corridor import Corridor
 from app.gateway.idempotency import Idempotency
 from app.gateway.identity import Identity
@@ -44,6 +46,7 @@ from app.monitoring.audit import AuditLog
 from app.monitoring.cost import Prices
 from app.monitoring.drift import DriftMonitor
 from app.monitoring.metrics import Metrics
+from app.periodic import forever
 from app.pools import Pool
 from app.retrieval.builds import Builds
 from app.retrieval.collections import VectorStores
@@ -62,6 +65,7 @@ from app.retrieval.embedding import (
     packaged_reranker_dir,
 )
 from app.retrieval.engines.choice import Engines
+from app.retrieval.erasing import RetrievalErasure
 from app.retrieval.files import FileService
 from app.retrieval.ingestion import Ingestion
 from app.retrieval.late_interaction import LateInteraction, packaged_colbert_dir
@@ -104,6 +108,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     audit = AuditLog(db)
     audit.start()
     stack.callback(audit.close)
+    auditing = await asyncio.to_thread(open_auditing, settings, db, jobs)
     identity = Identity(db, _oidc(settings))
     given = settings.bootstrap_admin_key
     made = await identity.bootstrap(given.get_secret_value() if given else None)
@@ -149,6 +154,8 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         max_file_bytes=settings.max_file_bytes,
         keep_bodies=settings.audit_bodies,
     )
+
+    auditing.retention.govern = corridor.govern
 
     # guardrails
     ner_pool = _pool(stack, metrics, "ner", 1)
@@ -252,26 +259,35 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     await fleet.sync()
     stack.push_async_callback(fleet.close)
 
+    responses = Responses(db, router, guardrails, answers, prices)
+    erasing = RetrievalErasure(db, stores, files, attached)
+    erasures = open_erasures(
+        settings, db, jobs, identity, idempotency, cache, responses, erasing, auditing.removal
+    )
+    erasures.govern = corridor.govern
+
     await jobs.start()
     stack.push_async_callback(jobs.close)
     if models:
         await jobs.resume_lost()
         await ingestion.resume()
     await batches.resume()
-    flushing = asyncio.create_task(_forever(drift.flush, FLUSH_DRIFT_S))
+    await erasures.resume()
+    auditing.begin(stack)
+    flushing = asyncio.create_task(forever(drift.flush, FLUSH_DRIFT_S))
     stack.callback(flushing.cancel)
-    following = asyncio.create_task(_forever(fleet.sync, FOLLOW_FLEET_S))
+    following = asyncio.create_task(forever(fleet.sync, FOLLOW_FLEET_S))
     stack.callback(following.cancel)
-    obeying = asyncio.create_task(_forever(in_force.sync, FOLLOW_POLICIES_S))
+    obeying = asyncio.create_task(forever(in_force.sync, FOLLOW_POLICIES_S))
     stack.callback(obeying.cancel)
-    sampling = asyncio.create_task(_forever(samples.flush, FLUSH_SAMPLES_S))
+    sampling = asyncio.create_task(forever(samples.flush, FLUSH_SAMPLES_S))
     stack.callback(sampling.cancel)
     if models:
 
         async def look_for_syncs() -> None:
             metrics.connectors_not_fresh.set(await schedule.look())
 
-        looking = asyncio.create_task(_forever(look_for_syncs, LOOK_FOR_SYNCS_S))
+        looking = asyncio.create_task(forever(look_for_syncs, LOOK_FOR_SYNCS_S))
         stack.callback(looking.cancel)
         watching = FolderWatch(settings.sources, schedule.wake)
         watching.start()
@@ -290,6 +306,8 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         policies=Library(db, in_force),
         in_force=in_force,
         audit=audit,
+        auditing=auditing,
+        erasures=erasures,
         drift=drift,
         metrics=metrics,
         jobs=jobs,
@@ -309,7 +327,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         batches=batches,
         inside=inside,
         completions=Completions(router, guardrails, relay),
-        responses=Responses(db, router, guardrails, answers, prices),
+        responses=responses,
         llm_state=llm_state,
     )
     return services, corridor
@@ -485,13 +503,3 @@ def _load_embedder(settings: Settings, wanted: EmbeddingModel) -> OnnxEmbedder:
     embedder.encode_query("warm")
     _ = embedder.fingerprint  # read here, in a thread: it hashes the weights
     return embedder
-
-
-async def _forever(work: Callable[[], Awaitable[None]], every_s: float) -> None:
-    """Do ``work`` again and again; a failure is logged and tried again next time."""
-    while True:
-        await asyncio.sleep(every_s)
-        try:
-            await work()
-        except Exception:
-            log.exception("periodic work failed; next try in %.0f s", every_s)

@@ -1,11 +1,11 @@
-"""What operators watch: usage, audit and drift of their tenant."""
+"""What operators watch: usage and drift of their tenant."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import AwareDatetime, BaseModel
@@ -35,21 +35,6 @@ class UsageReport(BaseModel):
     group_by: str
     since: AwareDatetime
     data: list[UsageRow]
-
-
-class AuditPage(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[dict[str, Any]]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
-class AuditVerdict(BaseModel):
-    object: Literal["audit.verdict"] = "audit.verdict"
-    valid: bool
-    records: int
-    fault: str | None
 
 
 class DriftRow(BaseModel):
@@ -84,37 +69,6 @@ async def get_usage(
         since=datetime.fromtimestamp(since, UTC),
         data=[UsageRow(cost_usd=r.pop("cost_nano_usd") / 1e9, **r) for r in rows],
     )
-
-
-@router.get("/audit")
-async def list_audit(
-    request: Request,
-    call: Annotated[Call, Depends(Scope("audit:read"))],
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: Annotated[int | None, Query(ge=1, le=2**53, description="A seq; older follow.")] = None,
-    request_id: Annotated[str | None, Query(max_length=128)] = None,
-) -> AuditPage:
-    """List the tenant's audit records, newest first."""
-    audit = request.app.state.services.audit
-    rows = await audit.page(
-        call.tenant_id, limit=limit + 1, before_seq=after, request_id=request_id
-    )
-    shown = rows[:limit]
-    return AuditPage(
-        data=shown,
-        first_id=str(shown[0]["seq"]) if shown else None,
-        last_id=str(shown[-1]["seq"]) if shown else None,
-        has_more=len(rows) > limit,
-    )
-
-
-@router.get("/audit/verify")
-async def verify_audit(
-    request: Request, call: Annotated[Call, Depends(Scope("audit:read"))]
-) -> AuditVerdict:
-    """Walk the tenant's hash chain and tell the first fault."""
-    verdict = await request.app.state.services.audit.verify(call.tenant_id)
-    return AuditVerdict(valid=verdict.fault is None, records=verdict.records, fault=verdict.fault)
 
 
 def _shown(drift: Drift) -> DriftRow:

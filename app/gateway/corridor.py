@@ -116,17 +116,21 @@ class Corridor:
         metrics.inflight.set_function(lambda: float(self.under_way))
 
     @asynccontextmanager
-    async def govern(self, door: str, route: str, principal: Principal) -> AsyncIterator[Call]:
+    async def govern(
+        self, door: str, route: str, principal: Principal, *, duty: bool = False
+    ) -> AsyncIterator[Call]:
         """Govern a call that comes through no HTTP door: a job, a batch line.
 
-        The principal was authenticated when the work was accepted.
+        The principal was authenticated when the work was accepted. A spent budget does not
+        keep the gateway from a ``duty``, such as erasing what must not be kept.
         """
         call_id = new_id("call_")
         call = Call(call_id, call_id, door, route, principal, priority="background")
         self.decide(call)
         call.settler = self._settle
         try:
-            await self.limits.check_budget(principal)
+            if not duty:
+                await self.limits.check_budget(principal)
             yield call
         except OstiaryError as error:
             call.error_code = error.code

@@ -12,11 +12,12 @@ from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import ColumnElement, delete, func, or_, select
 
 from app.errors import BadRequest, Conflict
 from app.gateway.body import SPOOL_BYTES, Receive, give_again, spool_body
 from app.gateway.call import Call
+from app.gateway.person import Person
 from app.store.db import Database
 from app.store.models import idempotency
 
@@ -39,6 +40,7 @@ class Ticket:
     key: str
     owner: str
     spool: IO[bytes]
+    caller: str = ""  # whose reply it is
     claimed_at: float = 0.0  # Unix seconds; tells this claim from a later one of the same owner
     seal: Fernet | None = None
     replay: Reply | None = None
@@ -92,7 +94,7 @@ class Idempotency:
                 param="Idempotency-Key",
             )
         spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115
-        ticket = Ticket(call.tenant_id, key.decode(), self._owner, spool)
+        ticket = Ticket(call.tenant_id, key.decode(), self._owner, spool, call.principal.owner)
         if scope["path"].startswith(KEY_PATHS):
             ticket.seal = _seal(ticket, scope)
         try:
@@ -163,6 +165,7 @@ class Idempotency:
                     done=False,
                     created_at=now,
                     expires_at=now + KEPT_S,
+                    caller=ticket.caller,
                 )
                 .on_conflict_do_nothing()
                 .returning(idempotency.c.key)  # the row count is -1 on PostgreSQL
@@ -210,6 +213,21 @@ class Idempotency:
                     )
                 )
             )
+
+    async def count_of(self, person: Person) -> int:
+        """How many kept replies are the person's."""
+        async with self._db.read() as connection:
+            return int(await connection.scalar(select(func.count()).where(_of(person))) or 0)
+
+    async def erase_of(self, person: Person) -> int:
+        """Forget them; returns how many there were. A retry is then served anew."""
+        async with self._db.write() as connection:
+            return int((await connection.execute(delete(idempotency).where(_of(person)))).rowcount)
+
+
+def _of(person: Person) -> ColumnElement[bool]:
+    mine = (idempotency.c.tenant_id == person.tenant_id) & idempotency.c.done
+    return mine & person.owns(idempotency.c.caller)
 
 
 def _seal(ticket: Ticket, scope: MutableMapping[str, Any]) -> Fernet:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.errors import BadRequest, Conflict, NotFound
@@ -281,6 +281,34 @@ class KeyStore:
             )
         self.forget(key_id)
         return replace(key, revoked_at=revoked_at)
+
+    async def line_of(self, tenant_id: str, key_id: str) -> list[str]:
+        """The ids of a key and of those that came of it or it came of by rotation, first first."""
+        table = api_keys.c
+        mine = table.tenant_id == tenant_id
+        row = await self._db.one_or_none(select(api_keys).where(mine, table.id == key_id))
+        first = key_id if row is None else row["first_id"] or row["id"]
+        rows = await self._db.rows(select(table.id).where(mine, table.first_id == first))
+        return [first, *(r["id"] for r in rows)]
+
+    async def keys_of(self, tenant_id: str, user: str) -> list[str]:
+        """The ids of the keys whose bearer access lists take for this user."""
+        table = api_keys.c
+        query = select(table.id).where(table.tenant_id == tenant_id, table.user == user)
+        return [row["id"] for row in await self._db.rows(query)]
+
+    async def forget_user(self, tenant_id: str, user: str) -> int:
+        """Revoke the keys of a user and take the name off; how many there were."""
+        table = api_keys.c
+        revoked = func.coalesce(table.revoked_at, time.time())
+        async with self._db.write() as connection:
+            done = await connection.execute(
+                update(api_keys)
+                .where(table.tenant_id == tenant_id, table.user == user)
+                .values(revoked_at=revoked, user=None, name="erased")
+            )
+        self.forget(None)
+        return int(done.rowcount)
 
 
 def _api_key(row: Mapping[Any, Any]) -> ApiKey:

@@ -33,9 +33,9 @@ SCOPES = {
     "guardrails:read": "the guardrail policies that the tenant can see",
     "guardrails:write": "storing and deleting the tenant's own guardrail policies",
     "monitoring:read": "usage and drift",
-    "audit:read": "the audit log of the tenant",
-    "admin": "the keys of the own tenant, and which guardrail policies its calls obey",
-    "admin:platform": "tenants, keys and assigned policies of all; in the default tenant only",
+    "audit:read": "reading, verifying and exporting the audit log of the tenant",
+    "admin": "the own tenant's keys, assigned guardrail policies, audit retention and erasures",
+    "admin:platform": "tenants; keys, policies and retention of all; in the default tenant only",
     SEES_ALL: "no access list binds the key; of no route",
     IMPERSONATE: "naming whom a call is for; of no route",
 }

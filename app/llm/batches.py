@@ -136,18 +136,18 @@ class Batches:
         )
         async with self._db.write() as connection:
             await connection.execute(insert(batches).values(asdict(batch)))
-        await self._jobs.submit(call.tenant_id, KIND, {"batch_id": batch.id}, _job_of(batch.id))
+        await self._jobs.submit(call.tenant_id, KIND, {"batch_id": batch.id}, job_of(batch.id))
         return batch
 
     async def resume(self) -> None:
         """Start what was recorded by a call that a crash cut."""
         query = select(batches.c.id, batches.c.tenant_id).where(batches.c.status == "validating")
         rows = await self._db.rows(query)
-        known = await self._jobs.statuses([_job_of(row["id"]) for row in rows])
+        known = await self._jobs.statuses([job_of(row["id"]) for row in rows])
         for row in rows:
-            if _job_of(row["id"]) not in known:
+            if job_of(row["id"]) not in known:
                 args = {"batch_id": row["id"]}
-                await self._jobs.submit(row["tenant_id"], KIND, args, _job_of(row["id"]))
+                await self._jobs.submit(row["tenant_id"], KIND, args, job_of(row["id"]))
 
     async def get(self, call: Call, batch_id: str) -> Batch:
         """Raises NotFound for an unknown batch, and for one that is not the caller's."""
@@ -440,7 +440,8 @@ def _final(batch: Batch, answered: int) -> str:
     return "completed" if answered >= batch.total else "expired"
 
 
-def _job_of(batch_id: str) -> str:
+def job_of(batch_id: str) -> str:
+    """The job of a batch."""
     return f"job_{batch_id}"
 
 

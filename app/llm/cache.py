@@ -77,6 +77,7 @@ class ReplyCache:
     ) -> None:
         self._store, self._servers, self._embed, self._clock = store, servers, embed, clock
         self._policies: dict[str, CachePolicy] = {}
+        self._cleared: set[str] = set()
 
     def embedder(self) -> Embed | None:
         """What turns questions into vectors; None: they cannot be compared."""
@@ -168,6 +169,20 @@ class ReplyCache:
                 )
         except Exception:
             log.exception("a reply was not kept")
+
+    async def count(self) -> int:
+        """How many replies and kinds of questions are kept, of all tenants."""
+        return len(await self._store.names())
+
+    async def clear(self) -> int:
+        """Forget everything: what is kept tells nobody whose it is. Returns how much it was."""
+        self._cleared = await self._store.names()
+        await self._store.clear()
+        return len(self._cleared)
+
+    async def survivors(self) -> int:
+        """How much of what was cleared last is there, still or again."""
+        return len(self._cleared & await self._store.names())
 
     async def close(self) -> None:
         """Let go of what the store holds."""

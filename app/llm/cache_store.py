@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,6 +42,14 @@ class CacheStore(Protocol):
 
     async def note(self, kind: str, question: Asked) -> None:
         """Keep a question."""
+        ...
+
+    async def names(self) -> set[str]:
+        """What replies and kinds of questions are kept under."""
+        ...
+
+    async def clear(self) -> None:
+        """Forget all of them."""
         ...
 
     async def close(self) -> None:
@@ -94,9 +102,16 @@ class MemoryCache:
             self.size -= _bytes(known.popleft())
         self._shrink()
 
-    async def close(self) -> None:
+    async def names(self) -> set[str]:
+        return {*self._replies, *self._asked}
+
+    async def clear(self) -> None:
         self._replies.clear()
         self._asked.clear()
+        self.size = 0
+
+    async def close(self) -> None:
+        await self.clear()
 
     def _drop(self, key: str) -> None:
         kept = self._replies.pop(key, None)
@@ -169,6 +184,20 @@ class RedisCache:
             pipeline.xadd(stream, fields, maxlen=MOST_QUESTIONS, approximate=False)  # type: ignore[arg-type]
             pipeline.expire(stream, max(1, int(question.until - self._clock()) + 1))
             await pipeline.execute()
+
+    async def names(self) -> set[str]:
+        return {name.decode() async for name in self._names()}
+
+    async def clear(self) -> None:
+        async with self._reading:
+            self._read.clear()
+            async for name in self._names():
+                await self._redis.delete(name)
+
+    async def _names(self) -> AsyncIterator[bytes]:
+        for kind in ("ostiary:cache:*", "ostiary:asked:*"):
+            async for name in self._redis.scan_iter(kind, count=1000):
+                yield name
 
     async def close(self) -> None:
         await self._redis.aclose()

@@ -6,10 +6,11 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, func, insert, select
 
 from app.errors import BadRequest, NotFound, Unavailable
 from app.gateway.call import Call
+from app.gateway.person import Person
 from app.guardrails.service import Guardrails
 from app.llm.answer import Answers, Search
 from app.llm.chat import annotate
@@ -243,3 +244,15 @@ class Responses:
         await self._row(call, response_id)
         async with self._db.write() as connection:
             await connection.execute(delete(responses).where(responses.c.id == response_id))
+
+    async def count_of(self, person: Person) -> int:
+        """How many kept responses the person asked for."""
+        mine = (responses.c.tenant_id == person.tenant_id) & person.owns(responses.c.owner)
+        async with self._db.read() as connection:
+            return int(await connection.scalar(select(func.count()).where(mine)) or 0)
+
+    async def erase_of(self, person: Person) -> int:
+        """Forget them, with their inputs; returns how many there were."""
+        mine = (responses.c.tenant_id == person.tenant_id) & person.owns(responses.c.owner)
+        async with self._db.write() as connection:
+            return int((await connection.execute(delete(responses).where(mine))).rowcount)

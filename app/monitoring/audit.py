@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import queue
+import secrets
 import threading
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, PoolProxiedConnection, RowMapping, func, select
+from sqlalchemy import PoolProxiedConnection, func, select
 
 from app.gateway.call import Call
 from app.monitoring.audit_sql import Statements
+from app.monitoring.signing import canonical
+from app.monitoring.verification import with_bodies
+from app.monitoring.verifying import GENESIS, chain_hash, digest
 from app.store.db import Database
-from app.store.models import audit, audit_heads
+from app.store.models import audit
 
 log = logging.getLogger("ostiary.audit")
-GENESIS = "0" * 64
 MAX_GROUP = 512
 
 
@@ -30,23 +32,10 @@ class _Entry:
     row: dict[str, Any]
     record: dict[str, Any]
     stored: dict[str, Any] | None
+    bodies: dict[str, str]
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
     chained: tuple[int, str] = (0, GENESIS)
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The outcome of a verification: how many records, and the first fault found."""
-
-    records: int
-    tenants: int
-    fault: str | None
-
-
-def chain_hash(prev_hash: str, record: str) -> str:
-    """SHA-256 over the previous hash and the canonical JSON of the record."""
-    return hashlib.sha256(prev_hash.encode() + record.encode()).hexdigest()
 
 
 class AuditLog:
@@ -88,7 +77,7 @@ class AuditLog:
             raise RuntimeError("the audit writer is not running")
         loop = asyncio.get_running_loop()
         row, record = _describe(call, status, latency_s)
-        entry = _Entry(call.tenant_id, row, record, stored, loop, loop.create_future())
+        entry = _Entry(call.tenant_id, row, record, stored, call.bodies, loop, loop.create_future())
         self._queue.put(entry)
         await entry.done  # a caller that is cancelled here leaves the record to be written
 
@@ -144,8 +133,12 @@ class AuditLog:
     ) -> dict[str, tuple[int, str]]:
         """Write the records; returns where each chain ends once this is committed."""
         by_tenant: dict[str, list[_Entry]] = {}
+        sealed: list[tuple[_Entry, str]] = []
         for entry in group:
             by_tenant.setdefault(entry.tenant_id, []).append(entry)
+            if entry.bodies:
+                sealed.append((entry, _seal(entry.bodies)))
+                entry.record["bodies_sha256"] = digest(sealed[-1][1])
         # the driver's own cursor: this thread shares the interpreter with the event loop
         cursor = connection.cursor()
         moved: dict[str, tuple[int, str]] = {}
@@ -161,6 +154,12 @@ class AuditLog:
                     self._move_head(cursor, tenant_id, known, entries)
                 moved[tenant_id] = entries[-1].chained
             self._sql.add_records.run_many(cursor, [e.row for t in by_tenant.values() for e in t])
+            if sealed:
+                kept = [
+                    {"tenant_id": e.tenant_id, "seq": e.chained[0], "bodies": bodies}
+                    for e, bodies in sealed
+                ]
+                self._sql.add_bodies.run_many(cursor, kept)
             for entry in group:
                 if entry.stored is not None:
                     self._sql.keep_reply.run(cursor, entry.stored)
@@ -205,61 +204,14 @@ class AuditLog:
         request_id: str | None = None,
     ) -> list[dict[str, Any]]:
         """Return a tenant's records, newest first."""
-        query = select(audit.c.record, audit.c.hash).where(audit.c.tenant_id == tenant_id)
+        query = with_bodies().where(audit.c.tenant_id == tenant_id)
         if before_seq is not None:
             query = query.where(audit.c.seq < before_seq)
         if request_id is not None:
             query = query.where(audit.c.request_id == request_id)
         async with self._db.read() as connection:
             rows = await connection.execute(query.order_by(audit.c.seq.desc()).limit(limit))
-            return [{**orjson.loads(r.record), "hash": r.hash} for r in rows]
-
-    async def verify(self, tenant_id: str | None = None) -> Verdict:
-        """Walk the chains and report the first edit, gap, reorder or truncation."""
-        return await asyncio.to_thread(self.verify_sync, tenant_id)
-
-    def verify_sync(self, tenant_id: str | None = None) -> Verdict:
-        """See :meth:`verify`; blocking."""
-        count = 0
-        engine = self._db.sync_engine
-        if not self._db.is_sqlite:  # else a commit between head and rows looks like a fault
-            engine = engine.execution_options(isolation_level="REPEATABLE READ")
-        with engine.connect() as connection, connection.begin():
-            heads = select(audit_heads).order_by(audit_heads.c.tenant_id)
-            if tenant_id is not None:
-                heads = heads.where(audit_heads.c.tenant_id == tenant_id)
-            chains = connection.execute(heads).mappings().all()
-            known = {str(h["tenant_id"]) for h in chains}
-            for head in chains:
-                checked, fault = self._verify_chain(connection, head)
-                count += checked
-                if fault is not None:
-                    return Verdict(count, len(chains), fault)
-            tenants = select(audit.c.tenant_id).distinct()
-            if tenant_id is not None:
-                tenants = tenants.where(audit.c.tenant_id == tenant_id)
-            orphans = set(connection.scalars(tenants)) - known
-        fault = f"{min(orphans)}: records without a chain head" if orphans else None
-        return Verdict(count, len(chains), fault)
-
-    def _verify_chain(self, connection: Connection, head: RowMapping) -> tuple[int, str | None]:
-        tenant_id, prev, seq = str(head["tenant_id"]), GENESIS, 0
-        rows = connection.execution_options(yield_per=1000).execute(
-            select(audit).where(audit.c.tenant_id == tenant_id).order_by(audit.c.seq)
-        )
-        for row in rows.mappings():
-            seq += 1
-            if row["seq"] != seq:
-                return seq - 1, f"{tenant_id}: record {seq} is missing"
-            record = orjson.loads(row["record"])
-            if row["prev_hash"] != prev or row["hash"] != chain_hash(prev, row["record"]):
-                return seq, f"{tenant_id}: record {seq} was changed"
-            if any(record.get(name) != row[name] for name in _COPIED) or record["seq"] != seq:
-                return seq, f"{tenant_id}: the indexed columns of record {seq} were changed"
-            prev = row["hash"]
-        if (seq, prev) != (head["seq"], head["hash"]):
-            return seq, f"{tenant_id}: the chain ends at {seq}, its head says {head['seq']}"
-        return seq, None
+            return [_shown(r.record, r.hash, r.bodies) for r in rows]
 
     async def totals(self, tenant_id: str, since: float, group_by: str) -> list[dict[str, Any]]:
         """Sum usage and cost since ``since`` (Unix seconds) grouped by one column."""
@@ -282,24 +234,12 @@ class AuditLog:
             return [{k: v if k == "group" else int(v) for k, v in r.items()} for r in rows]
 
 
-_COPIED = (
-    "call_id",
-    "request_id",
-    "at",
-    "key_id",
-    "route",
-    "model",
-    "status",
-    "prompt_tokens",
-    "completion_tokens",
-    "embedding_tokens",
-    "cost_nano_usd",
-)
+def _seal(bodies: dict[str, str]) -> str:
+    """Bodies as they are kept and hashed.
 
-
-def canonical(record: dict[str, Any]) -> str:
-    """JSON with sorted keys and no spaces: the same bytes for the same record."""
-    return orjson.dumps(record, option=orjson.OPT_SORT_KEYS).decode()
+    The salt goes when they go, so that the hash that stays in the record tells nothing of them.
+    """
+    return canonical({"salt": secrets.token_hex(16), "texts": bodies})
 
 
 def _describe(call: Call, status: int, latency_s: float) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -335,11 +275,18 @@ def _describe(call: Call, status: int, latency_s: float) -> tuple[dict[str, Any]
     if call.principal.acting:
         acted_for = {"user": call.principal.user, "groups": sorted(call.principal.groups)}
         record["acting_for"] = acted_for
+    elif call.principal.user is not None:
+        record["user"] = call.principal.user
     if call.dry_run is not None:
         record["dry_run"] = call.dry_run.as_record()
-    if call.bodies:
-        record["bodies"] = call.bodies
     return row, record
+
+
+def _shown(record: str, hashed: str, bodies: str | None) -> dict[str, Any]:
+    shown: dict[str, Any] = {**orjson.loads(record), "hash": hashed}
+    if bodies is not None:
+        shown["bodies"] = orjson.loads(bodies)["texts"]
+    return shown
 
 
 def _wake(entries: list[_Entry], error: Exception | None) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import BindParameter, Executable, bindparam, insert, select, tru
 
 from app.store.db import Database
 from app.store.models import audit, audit_heads, idempotency
+from app.store.models_audit import audit_bodies
 
 
 class Statement:
@@ -45,7 +46,7 @@ class Statement:
 
 
 class Statements:
-    """Read a chain's head, make one, move it on, add records, keep a reply under its key."""
+    """What moves chains on and adds records, their bodies and replies kept under a key."""
 
     def __init__(self, db: Database) -> None:
         heads = audit_heads.c
@@ -67,6 +68,7 @@ class Statements:
             db,
         )
         self.add_records = Statement(insert(audit), db)
+        self.add_bodies = Statement(insert(audit_bodies), db)
         table = idempotency.c
         self.keep_reply = Statement(
             update(idempotency)

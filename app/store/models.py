@@ -12,22 +12,15 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Table,
     Text,
     UniqueConstraint,
 )
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-Id = String(64)
+from app.store import models_audit as models_audit  # its tables are of the same metadata
+from app.store.tables import Id
+from app.store.tables import metadata as metadata
 
 # gateway: identity ---------------------------------------------------------------------
 tenants = Table(
@@ -74,15 +67,18 @@ idempotency = Table(
     Column("body", LargeBinary),
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False, index=True),
+    Column("caller", String(300), index=True),  # whose reply it is; null: from before
 )
 
-# monitoring: audit ---------------------------------------------------------------------
+# monitoring: audit; what belongs to it is in models_audit.py ----------------------------
 audit_heads = Table(
     "audit_heads",
     metadata,
     Column("tenant_id", Id, primary_key=True),
     Column("seq", BigInteger, nullable=False),
     Column("hash", String(64), nullable=False),
+    # records after it hold no bodies in themselves, only their hash
+    Column("inline_until", BigInteger, nullable=False, server_default="0"),
 )
 audit = Table(
     "audit",

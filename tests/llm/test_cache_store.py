@@ -98,3 +98,14 @@ async def test_memory_is_bounded_and_what_was_used_last_stays(clock: Clock) -> N
     for number in range(200):
         await store.note("k", asked(str(number), clock.now + 60))
     assert store.size <= 10_000
+
+
+async def test_everything_can_be_forgotten_at_once(store: CacheStore) -> None:
+    await store.put("a", b"one", 60)
+    await store.note("kind", asked("Who?", time.time() + 60))
+    assert len(await store.names()) == 2
+    await store.clear()
+    assert await store.names() == set()
+    assert await store.get("a") is None and await store.asked("kind") == []
+    await store.put("a", b"again", 60)
+    assert len(await store.names()) == 1
