@@ -23,6 +23,7 @@ UNFOUND = (
     "a restart. With Redis they were cleared.",
     "Vectors in sealed segments: a removed passage is never found again, and its vector goes with "
     "the next compaction of its store.",
+    "Who stored or assigned a guardrail policy: its versions keep the subject of their author.",
     "The internal history of durable jobs, which has the subject that began a job; logs; exports, "
     "checkpoints and backups that were made before.",
     "Replies that were kept under an idempotency key before revision 0013: they go a day after.",
