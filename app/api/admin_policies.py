@@ -15,6 +15,7 @@ from app.errors import BadRequest, Forbidden, NotFound
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute
 from app.guardrails.assignments import EVERY, ROUTE, Assignment, Mode, covers
+from app.guardrails.in_force import MANDATORY
 
 if TYPE_CHECKING:
     from app.services import Services
@@ -48,6 +49,14 @@ class AssignmentBody(BaseModel):
         ),
     ] = EVERY
     mode: Mode = "enforce"
+    mandatory: Annotated[
+        bool,
+        Field(
+            strict=True,
+            description="No tenant can choose another policy for what this one governs; set by "
+            "the platform's administrators.",
+        ),
+    ] = False
 
 
 class AssignmentObject(BaseModel):
@@ -58,6 +67,7 @@ class AssignmentObject(BaseModel):
     mode: Mode
     policy: str
     version: Annotated[str | None, Field(description="Null: always the newest.")]
+    mandatory: bool
     in_force: Annotated[
         str | None, Field(description="Policy and version. Null: calls are refused, see `fault`.")
     ]
@@ -85,6 +95,7 @@ def _note(call: Call, found: Assignment, old: str | None, new: str | None) -> No
     """For the audit record: what was in force by the assignment, and what is."""
     change: dict[str, Any] = {"assignment": found.id, "policy": found.policy}
     change |= {"tenant_id": found.tenant_id, "route": found.route, "mode": found.mode}
+    change["mandatory"] = found.mandatory
     call.lineage["policy_change"] = {**change, "old": old, "new": new}
 
 
@@ -107,6 +118,8 @@ async def assign_policy(request: Request, call: Admin, body: AssignmentBody) -> 
             "Policies of other tenants are assigned by the platform's administrators. Leave "
             "tenant_id out to assign one to yours."
         )
+    if body.mandatory and reach(call) is not None:
+        raise Forbidden("Only the platform's administrators make an assignment mandatory.")
     if tenant_id != EVERY and await services.identity.find_tenant(tenant_id) is None:
         raise NotFound(
             "tenant", tenant_id, remedy="GET /v1/admin/tenants lists them.", param="tenant_id"
@@ -120,6 +133,8 @@ async def assign_policy(request: Request, call: Admin, body: AssignmentBody) -> 
         route=body.route,
         mode=body.mode,
         pinned=body.version is not None,
+        mandatory=body.mandatory,
+        by_platform=reach(call) is None,
         made_by=call.principal.subject,
     )
     _note(call, made, before, f"{found.name}@{found.version}")
@@ -148,6 +163,8 @@ async def unassign_policy(request: Request, call: Admin, assignment_id: PathId) 
             continue
         if whose not in (None, found.tenant_id):
             raise Forbidden("What is assigned to every tenant is ended by the platform.")
+        if found.mandatory and whose is not None:
+            raise Forbidden(MANDATORY)
         before = services.in_force.standing(found).named
         await services.in_force.unassign(found)
         _note(call, found, before, None)

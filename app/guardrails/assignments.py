@@ -1,4 +1,4 @@
-"""Which of several assigned policies a call obeys: the most specific."""
+"""Which of several assigned policies a call obeys: a mandatory one, else the most specific."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class Assignment:
     policy: str
     owner: str | None  # the tenant that stored the policy; None: shipped, or of the settings
     version: str | None  # None: the newest
+    mandatory: bool  # made by the platform: no tenant's own choice goes before it
     made_by: str
     created_at: float  # Unix seconds
 
@@ -37,10 +38,11 @@ class Assignment:
         return self.tenant_id in (EVERY, tenant_id) and covers(self.route, route)
 
     @property
-    def rank(self) -> tuple[bool, bool, bool, int, bool, str]:
-        """The higher, the more specific; no two of a mode have the same."""
+    def rank(self) -> tuple[bool, bool, bool, bool, int, bool, str]:
+        """What is mandatory first, then the more specific; no two of a mode have the same."""
         method, path = _split(self.route)
         return (
+            self.mandatory,
             self.tenant_id != EVERY,
             self.route != EVERY,
             not path.endswith("*"),
@@ -64,7 +66,7 @@ def covers(pattern: str, route: str) -> bool:
 def best(
     assignments: Iterable[Assignment], mode: Mode, tenant_id: str, route: str
 ) -> Assignment | None:
-    """The most specific: of tenant and route, of the tenant, of the route, of everybody."""
+    """What is mandatory, then the most specific: of tenant and route, tenant, route, everybody."""
     found = [a for a in assignments if a.mode == mode and a.governs(tenant_id, route)]
     return max(found, key=lambda a: a.rank, default=None)
 

@@ -12,7 +12,7 @@ from typing import get_args
 from sqlalchemy import and_, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import NotFound, OstiaryError
+from app.errors import Forbidden, NotFound, OstiaryError
 from app.gateway.call import DEFAULT_TENANT, Direction
 from app.guardrails.assignments import EVERY, Assignment, Choice, Mode, best
 from app.guardrails.catalogue import CATALOGUE, recognizer
@@ -25,6 +25,7 @@ from app.store.models import policies, policy_assignments, policy_versions
 
 log = logging.getLogger("ostiary.guardrails")
 MOST_CHOICES = 10_000  # remembered
+MANDATORY = "The platform made this assignment mandatory; its administrators can change it."
 _COLUMNS = [policy_assignments.c[f.name] for f in fields(Assignment)]
 
 
@@ -113,9 +114,15 @@ class InForce:
         route: str,
         mode: Mode,
         pinned: bool,
+        mandatory: bool,
+        by_platform: bool,
         made_by: str,
     ) -> tuple[Assignment, str | None]:
         """Assign a policy, in place of what the same tenant and route had; in force on return.
+
+        Args:
+            mandatory: nothing that a tenant assigns goes before it.
+            by_platform: a mandatory assignment may be replaced.
 
         Returns:
             The assignment, and what was in force by the one before, as ``name@version``.
@@ -123,6 +130,7 @@ class InForce:
         Raises:
             NotFound: the policy was deleted meanwhile.
             MissingExtra: the policy finds names, and the model for that is not installed.
+            Forbidden: what is there is mandatory, and was made by the platform.
         """
         await self.prepare(policy)
         wanted = Assignment(
@@ -133,6 +141,7 @@ class InForce:
             policy.name,
             owner,
             policy.version if pinned else None,
+            mandatory,
             made_by,
             time.time(),
         )
@@ -147,10 +156,14 @@ class InForce:
                 .on_conflict_do_update(
                     index_elements=place,
                     set_={k: v for k, v in values.items() if k not in ("id", *place)},
+                    where=None if by_platform else policy_assignments.c.mandatory.is_(False),
                 )
                 .returning(*_COLUMNS)
             )
-            made = Assignment(**written.mappings().one())
+            row = written.mappings().one_or_none()
+            if row is None:
+                raise Forbidden(MANDATORY)
+            made = Assignment(**row)
         before = next((s.named for a, s in self._standings.items() if a.id == made.id), None)
         await self.sync()
         return made, before

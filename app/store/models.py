@@ -335,6 +335,7 @@ policy_assignments = Table(
     Column("policy", Id, nullable=False),
     Column("owner", Id),  # the tenant that stored the policy; null: shipped, or of the settings
     Column("version", String(12)),  # null: the newest
+    Column("mandatory", Boolean, nullable=False),  # by the platform: tenants cannot choose another
     Column("made_by", String(300), nullable=False),
     Column("created_at", Float, nullable=False),
     UniqueConstraint("tenant_id", "route", "mode"),

@@ -111,6 +111,7 @@ async def test_a_policy_is_obeyed_from_the_next_call_on_and_no_longer_than_assig
 
     first, second = stored["version"], newer["version"]
     place = {"assignment": made["id"], "tenant_id": tenant.id, "route": "*", "mode": "enforce"}
+    place["mandatory"] = False
     assert await tenant.change_of("p-1") == {"policy": "own", "old": None, "new": first}
     assert await tenant.change_of("p-2") == {
         **place,
@@ -332,6 +333,27 @@ async def test_a_policy_with_names_is_loaded_when_it_is_assigned(tenant: Tenant)
     await tenant.good("POST", CHAT, chat("Angela Merkel lives in Berlin.", model="m"))
     asked = tenant.house.model.bodies[-1]["messages"][-1]["content"]
     assert asked == "<PERSON> lives in <LOCATION>."
+
+
+async def test_what_the_platform_made_mandatory_no_tenant_can_leave(
+    platform: Tenant, tenant: Tenant
+) -> None:
+    mine = await tenant.good("PUT", ASSIGNED, {"policy": "default", "route": "/v1/chat/*"})
+    wanted = {"policy": "strict", "tenant_id": tenant.id, "route": "/v1/chat/*"}
+    own = {**wanted, "policy": "default", "mandatory": True}
+    assert "Only the platform" in refused(await tenant.send("PUT", ASSIGNED, own), 403)["message"]
+    made = await platform.good("PUT", ASSIGNED, {**wanted, "mandatory": True})
+    assert (made["id"], made["mandatory"]) == (mine["id"], True)
+    again = {"policy": "default", "route": "/v1/chat/*"}
+    assert "mandatory" in refused(await tenant.send("PUT", ASSIGNED, again), 403)["message"]
+    ended = await tenant.send("DELETE", f"{ASSIGNED}/{made['id']}")
+    assert "mandatory" in refused(ended, 403)["message"]
+    await tenant.good("PUT", ASSIGNED, {"policy": "default", "route": "POST /v1/chat/completions"})
+    tenant.house.model.says("Hello.")
+    await tenant.good("POST", CHAT, chat("Angela Merkel lives in Berlin.", model="m"))
+    asked = tenant.house.model.bodies[-1]["messages"][-1]["content"]
+    assert asked == "<PERSON> lives in <LOCATION>."
+    await platform.good("DELETE", f"{ASSIGNED}/{made['id']}")
 
 
 async def test_a_tenant_sees_and_assigns_no_others_documents(

@@ -29,8 +29,12 @@ PATTERNS = (
 )
 
 
-def assigned(tenant_id: str, route: str, policy: str, mode: Mode = "enforce") -> Assignment:
-    return Assignment(f"pas_{policy}", tenant_id, route, mode, policy, None, None, "key:a", 0.0)
+def assigned(
+    tenant_id: str, route: str, policy: str, mode: Mode = "enforce", mandatory: bool = False
+) -> Assignment:
+    return Assignment(
+        f"pas_{policy}", tenant_id, route, mode, policy, None, None, mandatory, "key:a", 0.0
+    )
 
 
 def winner(rows: list[Assignment], tenant_id: str, route: str) -> str | None:
@@ -114,6 +118,16 @@ def test_a_pattern_covers_routes_as_they_are_named(pattern: str, route: str, doe
 @pytest.mark.parametrize("pattern", ["", "v1/chat", "FETCH /v1/x", "/v1/*/x", "/v1/x y", "**"])
 def test_what_is_no_route_is_no_pattern(pattern: str) -> None:
     assert not re.fullmatch(ROUTE, pattern)
+
+
+def test_what_is_mandatory_goes_before_what_is_more_specific() -> None:
+    rows = [
+        assigned("harbour", CHAT, "both"),
+        assigned(EVERY, EVERY, "house", mandatory=True),
+        assigned(EVERY, CHAT, "chat", mandatory=True),
+    ]
+    assert winner(rows, "harbour", CHAT) == "chat"
+    assert winner(rows, "harbour", "POST /v1/embeddings") == "house"
 
 
 PLACES = st.tuples(st.sampled_from((EVERY, *TENANTS)), st.sampled_from(PATTERNS))

@@ -54,6 +54,8 @@ class Gateway:
             route=route,
             mode="enforce",
             pinned=version is not None,
+            mandatory=False,
+            by_platform=False,
             made_by="key:a",
         )
         return made

@@ -46,6 +46,7 @@ def upgrade() -> None:
         sa.Column("policy", sa.String(64), nullable=False),
         sa.Column("owner", sa.String(64)),
         sa.Column("version", sa.String(12)),
+        sa.Column("mandatory", sa.Boolean(), nullable=False),
         sa.Column("made_by", sa.String(300), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.UniqueConstraint(
