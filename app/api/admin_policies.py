@@ -14,8 +14,7 @@ from app.api.policies import NAME, VERSION
 from app.errors import BadRequest, Forbidden, NotFound
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute
-from app.guardrails.assignments import EVERY, ROUTE, Assignment, Mode, covers
-from app.guardrails.in_force import MANDATORY
+from app.guardrails.assignments import EVERY, MANDATORY, ROUTE, Assignment, Mode, covers
 
 if TYPE_CHECKING:
     from app.services import Services

@@ -12,7 +12,7 @@ from app.api.common import ERRORS
 from app.errors import BadRequest, NotFound
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
-from app.guardrails.attacks import ATTACK_ENTITIES
+from app.guardrails.entities import ATTACK_ENTITIES
 from app.guardrails.findings import Finding
 from app.guardrails.policy import ACTIONS, Action
 from app.ids import new_id

@@ -12,8 +12,8 @@ from app.api.admin import require_platform
 from app.api.common import ERRORS, Cursor, Deleted, Limit, ListPage, Order, one_cursor, with_times
 from app.gateway.call import DEFAULT_TENANT, Call, Direction
 from app.gateway.corridor import GovernedRoute, Scope
-from app.guardrails.attacks import ATTACK_ENTITIES
 from app.guardrails.documents import BadDocument
+from app.guardrails.entities import ATTACK_ENTITIES
 from app.guardrails.policy import Action
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from app.guardrails.policy import Policy
 
 Mode = Literal["enforce", "dry_run"]
 EVERY = "*"  # tenant, or route
+MANDATORY = "The platform made this assignment mandatory; its administrators can change it."
 _METHODS = "GET|POST|PUT|PATCH|DELETE"
 # a path as routes name it, or its beginning, with or without a method
 ROUTE = rf"^(\*|(({_METHODS}) )?/[A-Za-z0-9_./{{}}:-]{{0,200}}\*?)$"

@@ -25,4 +25,15 @@ NER_LABELS = {
     "TIME": "DATE_TIME",
 }
 NER_ENTITIES = frozenset(NER_LABELS.values())
+# see docs/attacks.md
+ATTACK_ENTITIES = frozenset(
+    {
+        "PROMPT_INJECTION",
+        "SYSTEM_PROMPT_LEAK",
+        "SECRET",
+        "EXFILTRATION",
+        "HIDDEN_TEXT",
+        "ENCODED_PAYLOAD",
+    }
+)
 NER_SCORE = 0.85  # what Presidio gives a finding of a language model

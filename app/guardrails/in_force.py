@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import Forbidden, NotFound, OstiaryError
 from app.gateway.call import DEFAULT_TENANT, Direction
-from app.guardrails.assignments import EVERY, Assignment, Choice, Mode, best
+from app.guardrails.assignments import EVERY, MANDATORY, Assignment, Choice, Mode, best
 from app.guardrails.catalogue import CATALOGUE, recognizer
 from app.guardrails.documents import named, read_document, shipped_policies, version_of
 from app.guardrails.entities import NER_ENTITIES
@@ -25,7 +25,6 @@ from app.store.models import policies, policy_assignments, policy_versions
 
 log = logging.getLogger("ostiary.guardrails")
 MOST_CHOICES = 10_000  # remembered
-MANDATORY = "The platform made this assignment mandatory; its administrators can change it."
 _COLUMNS = [policy_assignments.c[f.name] for f in fields(Assignment)]
 
 

@@ -12,10 +12,9 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.gateway.call import Direction
-from app.guardrails.attacks import ATTACK_ENTITIES
 from app.guardrails.catalogue import CATALOGUE, SETS
 from app.guardrails.custom import CustomRecognizer
-from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
+from app.guardrails.entities import ATTACK_ENTITIES, NER_ENTITIES, PATTERN_ENTITIES
 from app.guardrails.patterns import Recognizer
 
 Action = Literal["mask", "replace", "hash", "encrypt", "block", "flag", "allow"]

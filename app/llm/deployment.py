@@ -7,10 +7,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from app.llm.upstream import ChatStream, Upstream
-from app.llm.upstream_errors import UpstreamUnavailable
+if TYPE_CHECKING:  # the door that names roles should not load an HTTP client
+    from app.llm.upstream import ChatStream, Upstream
+    from app.llm.upstream_errors import UpstreamUnavailable
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from app.guardrails.attacks.hidden import HIDDEN, find_hidden, smuggled_texts
 from app.guardrails.attacks.instructions import find_instructions, words_of
 from app.guardrails.attacks.rules import INJECTION, LEAK
 from app.guardrails.attacks.view import View, fold
+from app.guardrails.entities import ATTACK_ENTITIES
 from app.guardrails.findings import Finding, without_overlaps
 
 ENCODED = "ENCODED_PAYLOAD"
-ATTACK_ENTITIES = frozenset({INJECTION, LEAK, SECRET, EXFILTRATION, HIDDEN, ENCODED})
 _TOLD = frozenset({INJECTION, LEAK})
 _PAYLOADS = frozenset({INJECTION, LEAK, EXFILTRATION})
 DEEPEST = 2  # encodings within each other
