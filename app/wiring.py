@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -68,6 +67,7 @@ from app.services import Services
 from app.settings import Settings
 from app.store.blobs import Blobs
 from app.store.db import Database
+from app.store.durable import make_secret, secret_draft, settle
 from app.store.jobs import Jobs
 from app.store.migrate import migrate
 
@@ -103,7 +103,8 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     given = settings.bootstrap_admin_key
     made = await identity.bootstrap(given.get_secret_value() if given else None)
     if made is not None:
-        _write_secret(data / "admin.key", made)
+        key_file = data / "admin.key"
+        settle(secret_draft(key_file, made.encode()), key_file)
         log.warning("made the first admin key; it is in admin.key")
     limits = Limits(
         make_counters(settings.redis_url),
@@ -344,23 +345,13 @@ def _oidc(settings: Settings) -> OidcVerifier | None:
     )
 
 
-def _write_secret(path: Path, secret: str) -> None:
-    """Write a file that only this user can read; whole or not at all."""
-    new = path.with_suffix(".new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-        out.write(secret)
-        out.flush()
-        os.fsync(out.fileno())
-    new.replace(path)
-
-
 def _guardrail_key(settings: Settings, data: Path) -> bytes:
     """The secret of hashed and encrypted values: the configured one, else one made once."""
     if settings.guardrail_key is not None:
         return settings.guardrail_key.get_secret_value().encode()
     path = data / "guardrails.key"
     if not path.exists():
-        _write_secret(path, secrets.token_urlsafe(48))
+        make_secret(path, secrets.token_urlsafe(48).encode())
     return path.read_bytes()
 
 

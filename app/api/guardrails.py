@@ -15,7 +15,7 @@ from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
 from app.guardrails.custom import EntityName
 from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
-from app.guardrails.findings import Finding
+from app.guardrails.findings import Finding, exchanged
 from app.guardrails.operators import Operator, Replace, operate
 from app.guardrails.policy import KNOWN
 
@@ -130,23 +130,28 @@ async def anonymize(request: Request, call: Use, body: AnonymizeBody) -> Anonymi
         last = finding.end
     tokens: Tokens = request.app.state.services.guardrails.tokens(call)
     usual = body.anonymizers.get("DEFAULT", Replace())
-    parts, items, length, last = [], [], 0, 0
-    for finding in findings:
-        operator = body.anonymizers.get(finding.entity, usual)
-        put = operate(operator, finding, body.text[finding.start : finding.end], tokens)
-        parts += [body.text[last : finding.start], put]
-        start = length + finding.start - last
-        length, last = start + len(put), finding.end
-        items.append(
+    operators = [body.anonymizers.get(f.entity, usual) for f in findings]
+    text, places = exchanged(
+        body.text,
+        findings,
+        [
+            operate(operator, f, body.text[f.start : f.end], tokens)
+            for operator, f in zip(operators, findings, strict=True)
+        ],
+    )
+    return Anonymized(
+        text=text,
+        items=[
             AnonymizedItem(
-                entity_type=finding.entity,
-                start=start,
-                end=length,
+                entity_type=place.entity,
+                start=place.start,
+                end=place.end,
                 operator=operator.type,
-                text=put,
+                text=text[place.start : place.end],
             )
-        )
-    return Anonymized(text="".join([*parts, body.text[last:]]), items=items)
+            for operator, place in zip(operators, places, strict=True)
+        ],
+    )
 
 
 @router.post("/deanonymize")

@@ -253,11 +253,9 @@ def made(
     """
     import regex
 
+    named = {"words": list(words), "ignore_unused": True}
     compiled = [
-        Pattern(regex.compile(form, regex.IGNORECASE, words=list(words)), score)
-        if words
-        else Pattern(regex.compile(form, regex.IGNORECASE), score)
-        for form, score in patterns
+        Pattern(regex.compile(form, regex.IGNORECASE, **named), score) for form, score in patterns
     ]
     return Recognizer(entity, compiled, tuple(w.lower() for w in context), judge)
 

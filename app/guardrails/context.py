@@ -31,3 +31,10 @@ def supports(before: str, context: Sequence[str]) -> bool:
 def supported(score: float) -> float:
     """The score of a value whose context supports it."""
     return min(1.0, max(score + SUPPORT, SUPPORTED))
+
+
+def in_context(score: float, text: str, place: int, context: Sequence[str]) -> float:
+    """The score of a value at ``text[place]`` by the words before it."""
+    if score < 1.0 and context and supports(words_before(text, place), context):
+        return supported(score)
+    return score

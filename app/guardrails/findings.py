@@ -34,15 +34,25 @@ def without_overlaps(found: list[Finding]) -> list[Finding]:
     return kept
 
 
+def exchanged(
+    text: str, findings: Sequence[Finding], values: Sequence[str]
+) -> tuple[str, list[Finding]]:
+    """Put a value in the place of each finding; they are in order and do not overlap.
+
+    Returns the text, and where the values lie in it.
+    """
+    parts, places, length, last = [], [], 0, 0
+    for finding, value in zip(findings, values, strict=True):
+        parts += [text[last : finding.start], value]
+        start = length + finding.start - last
+        length, last = start + len(value), finding.end
+        places.append(Finding(finding.entity, start, length, finding.score))
+    return "".join([*parts, text[last:]]), places
+
+
 def replaced(text: str, findings: Sequence[Finding], by: Callable[[Finding], str]) -> str:
     """Put ``by(finding)`` in the place of each finding; they are in order and do not overlap."""
-    if not findings:
-        return text
-    parts, last = [], 0
-    for finding in findings:
-        parts += [text[last : finding.start], by(finding)]
-        last = finding.end
-    return "".join([*parts, text[last:]])
+    return exchanged(text, findings, list(map(by, findings)))[0] if findings else text
 
 
 def label(finding: Finding) -> str:

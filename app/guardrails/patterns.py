@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.errors import Unavailable
-from app.guardrails.context import supported, supports, words_before
+from app.guardrails.context import in_context
 from app.guardrails.findings import Finding
 
 LIMIT_S = 2.0  # of one pattern on one stretch of text
@@ -67,6 +67,4 @@ class Recognizer:
             if said is False:
                 return None
             score = 1.0 if said else score
-        if score < 1.0 and self.context and supports(words_before(text, start), self.context):
-            score = supported(score)
-        return Finding(self.entity, start, end, score)
+        return Finding(self.entity, start, end, in_context(score, text, start, self.context))

@@ -11,7 +11,7 @@ from typing import Any
 
 from app.errors import MissingExtra
 from app.guardrails.catalogue import CATALOGUE, recognizer
-from app.guardrails.context import supported, supports, words_before
+from app.guardrails.context import in_context
 from app.guardrails.entities import NER_ENTITIES, NER_LABELS, NER_SCORE, PATTERN_ENTITIES
 from app.guardrails.findings import Finding, without_overlaps
 from app.guardrails.patterns import Recognizer
@@ -129,9 +129,8 @@ class PiiDetector:
                 continue
             for result in theirs.analyze(piece, [entity]):
                 if counts(entity, piece[result.start : result.end]):
-                    place, score = start + result.start, result.score
-                    if score < 1.0 and supports(words_before(text, place), theirs.context):
-                        score = supported(score)
+                    place = start + result.start
+                    score = in_context(result.score, text, place, theirs.context)
                     found.append(Finding(entity, place, start + result.end, score))
         return found
 

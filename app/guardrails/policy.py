@@ -15,6 +15,7 @@ from app.gateway.call import Direction
 from app.guardrails.catalogue import CATALOGUE, SETS
 from app.guardrails.custom import CustomRecognizer
 from app.guardrails.entities import ATTACK_ENTITIES, NER_ENTITIES, PATTERN_ENTITIES
+from app.guardrails.operators import Encrypt, Hash, Operator, Replace
 from app.guardrails.patterns import Recognizer
 
 Action = Literal["mask", "replace", "hash", "encrypt", "block", "flag", "allow"]
@@ -59,6 +60,11 @@ class Rule(BaseModel):
 
 
 _ALLOW = Rule()
+_LABEL = Replace()
+_OPERATORS: dict[Action, Operator] = {
+    "hash": Hash(type="hash"),
+    "encrypt": Encrypt(type="encrypt"),
+}
 
 
 class Policy(BaseModel):
@@ -148,6 +154,13 @@ class Policy(BaseModel):
         if direction == "input":
             return rule.input
         return rule.passages if entity in ATTACK_ENTITIES else rule.output
+
+    def operator(self, entity: str, direction: Direction) -> Operator:
+        """What stands in the place of a value."""
+        action = self.action(entity, direction)
+        if action == "replace":
+            return Replace(new_value=self.rule(entity).replacement)
+        return _OPERATORS.get(action, _LABEL)
 
     def threshold(self, entity: str) -> float:
         """The score below which a finding does not count."""

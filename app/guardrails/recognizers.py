@@ -11,6 +11,7 @@ from typing import Any
 
 from app.errors import MissingExtra
 from app.guardrails.phones import CORE, PhoneNumbers
+from app.guardrails.urls import suffixes
 
 Needs = Callable[[str], Any]
 _CARD = re.compile(r"(?:\d[- ]?){12}\d")
@@ -63,8 +64,7 @@ def pattern_recognizers() -> dict[str, tuple[Needs, Any]]:
         raise MissingExtra("Presidio", "guardrails") from error
     # Presidio writes the values that it cannot validate to its log.
     logging.getLogger("presidio-analyzer").setLevel(logging.CRITICAL + 1)
-    # The list of domain endings comes with the package; by default it is fetched anew.
-    tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+    tldextract.tldextract.TLD_EXTRACTOR = suffixes()
     email = EmailRecognizer()
     email.analyze("a@example.com", ["EMAIL_ADDRESS"])  # reads that list now
     return {

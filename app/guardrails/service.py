@@ -14,7 +14,8 @@ from app.gateway.call import Call, Direction
 from app.guardrails.attacks import ATTACK_ENTITIES, find_attacks
 from app.guardrails.dry_run import DryRun, Tally
 from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
-from app.guardrails.findings import Finding, label, replaced, without_overlaps
+from app.guardrails.findings import Finding, replaced, without_overlaps
+from app.guardrails.operators import operate
 from app.guardrails.pii import PiiDetector
 from app.guardrails.policy import Policy
 from app.guardrails.segments import suspicion
@@ -198,31 +199,27 @@ class Guardrails:
         blocked = {entity: n for (entity, action), n in counts.items() if action == "block"}
         if blocked:
             raise GuardrailViolation(policy.name, direction, blocked)
-        put, flagged = self._replacer(policy, call, direction), policy.flagged[direction]
+        return self._changed(policy, call, texts, found, direction)
+
+    def _changed(
+        self,
+        policy: Policy,
+        call: Call,
+        texts: Sequence[str],
+        found: Sequence[list[Finding]],
+        direction: Direction,
+    ) -> list[str]:
+        """The texts with what the policy puts in the place of findings; those told only stay."""
+        tokens, flagged = self.tokens(call), policy.flagged[direction]
+
+        def put(text: str, finding: Finding) -> str:
+            operator = policy.operator(finding.entity, direction)
+            return operate(operator, finding, text[finding.start : finding.end], tokens)
+
         return [
             replaced(text, [f for f in of if f.entity not in flagged], partial(put, text))
             for text, of in zip(texts, found, strict=True)
         ]
-
-    def _replacer(
-        self, policy: Policy, call: Call, direction: Direction
-    ) -> Callable[[str, Finding], str]:
-        """What the policy puts in the place of a finding in a text."""
-        tokens = self.tokens(call)
-
-        def put(text: str, finding: Finding) -> str:
-            rule, value = policy.rule(finding.entity), text[finding.start : finding.end]
-            match policy.action(finding.entity, direction):
-                case "replace":
-                    return rule.replacement or ""
-                case "hash":
-                    return tokens.hashed(finding.entity, value)
-                case "encrypt":
-                    return tokens.sealed(finding.entity, value)
-                case _:
-                    return label(finding)
-
-        return put
 
     def _dry_run(self, call: Call) -> DryRun | None:
         """What tries another policy on the call, from its first text on."""
@@ -251,15 +248,13 @@ class Guardrails:
         watched = policy.watched(direction)
         with _failing_closed():
             found = await self._pool.run(self._detect, policy, texts, watched, direction)
-        put, flagged = self._replacer(policy, call, direction), policy.flagged[direction]
+        changed = self._changed(policy, call, texts, found, direction)
         return [
             Rehearsed(
-                None
-                if any(policy.action(f.entity, direction) == "block" for f in of)
-                else replaced(text, [f for f in of if f.entity not in flagged], partial(put, text)),
+                None if any(policy.action(f.entity, direction) == "block" for f in of) else text,
                 of,
             )
-            for text, of in zip(texts, found, strict=True)
+            for text, of in zip(changed, found, strict=True)
         ]
 
     async def judge(self, call: Call, texts: Sequence[str]) -> list[list[Finding]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from app.guardrails.findings import Finding, replaced
+from app.guardrails.findings import Finding, exchanged
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESSIV
@@ -37,8 +37,15 @@ class Tokens:
     """Makes the tokens of one tenant and turns the sealed ones back."""
 
     def __init__(self, key: bytes, tenant_id: str) -> None:
-        self._hashing = _derived(key, "hash", tenant_id)
-        self._sealing = _derived(key, "seal", tenant_id)
+        self._key, self._tenant_id = key, tenant_id
+
+    @property
+    def _hashing(self) -> bytes:
+        return _derived(self._key, "hash", self._tenant_id)
+
+    @property
+    def _sealing(self) -> bytes:
+        return _derived(self._key, "seal", self._tenant_id)
 
     def hashed(self, entity: str, value: str) -> str:
         """A token that says which values are the same, and nothing else of them."""
@@ -65,16 +72,10 @@ class Tokens:
                 continue
             found.append(Finding(entity, *match.span(), 1.0))
             values.append(value)
-        waiting = iter(values)
-        opened = replaced(text, found, lambda _: next(waiting))
-        places, shift = [], 0
-        for token, value in zip(found, values, strict=True):
-            start = token.start + shift
-            places.append(Finding(token.entity, start, start + len(value), 1.0))
-            shift += len(value) - (token.end - token.start)
-        return Opened(opened, places, foreign)
+        return Opened(*exchanged(text, found, values), foreign)
 
 
+@lru_cache(1024)
 def _derived(key: bytes, purpose: str, tenant_id: str) -> bytes:
     """64 bytes for one purpose and tenant (HKDF's expansion step, RFC 5869)."""
     info = f"ostiary guardrails {purpose}\0{tenant_id}".encode()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 from app.guardrails.patterns import Pattern, Recognizer
 
@@ -21,17 +21,18 @@ def url_recognizer() -> Recognizer:
 
     with_scheme = Pattern(regex.compile(_SCHEME + _REST, regex.IGNORECASE), 0.6)
     bare = Pattern(regex.compile(_HOST + _REST, regex.IGNORECASE), 0.5)
-    return Recognizer("URL", [with_scheme, bare], ("url", "website", "link"), _ends_publicly())
+    return Recognizer("URL", [with_scheme, bare], ("url", "website", "link"), _ends_publicly)
 
 
-def _ends_publicly() -> Callable[[str], bool | None]:
+@cache
+def suffixes() -> Any:
+    """The list of public suffixes that comes with tldextract, which by default fetches it anew."""
     from tldextract import TLDExtract
 
-    extract = TLDExtract(suffix_list_urls=(), cache_dir=None)  # the list that comes with it
+    return TLDExtract(suffix_list_urls=(), cache_dir=None)
 
-    def judge(host: str) -> bool | None:
-        if "://" in host:
-            return None
-        return None if extract(host).top_domain_under_public_suffix else False
 
-    return judge
+def _ends_publicly(host: str) -> bool | None:
+    if "://" in host:
+        return None
+    return None if suffixes()(host).top_domain_under_public_suffix else False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -19,9 +18,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from sqlalchemy import Connection, select
 
-from app.ids import new_id
 from app.store.db import Database
-from app.store.durable import settle, sync
+from app.store.durable import make_secret, secret_draft, settle
 from app.store.models_audit import audit_endorsements, audit_keys
 
 _DOMAIN = b"ostiary-audit-1\n"  # a signature for the audit log is one for nothing else
@@ -128,34 +126,18 @@ def _new_block() -> bytes:
     )
 
 
-def _draft(path: Path, content: bytes) -> Path:
-    draft = path.with_name(new_id(f"{path.name}.partial-"))
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    return draft
-
-
 def make_key_file(path: Path) -> None:
     """Make a key file unless there is one, also when two gateways start at once."""
     if path.exists():
         return
-    draft = _draft(path, _new_block())
-    try:
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-        sync(path.parent)
-    finally:
-        draft.unlink()
+    make_secret(path, _new_block())
 
 
 def rotate(path: Path) -> str:
     """Put a new key before the others of a file, which then are only trusted; returns its id."""
     old = path.read_bytes()
     signing_keys(path)  # what cannot be read is left as it is
-    settle(_draft(path, _new_block() + old), path)
+    settle(secret_draft(path, _new_block() + old), path)
     return signing_keys(path)[0].id
 
 
