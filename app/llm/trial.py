@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from app.errors import OstiaryError
@@ -79,8 +80,14 @@ class Trial:
         self._copy: asyncio.Task[None] | None = None
 
     def copy_to(self, shadow: Deployment, body: dict[str, Any], path: str, streamed: bool) -> None:
-        """Send the call to a shadow too."""
-        self._copy = self._trials.background(self._ask(shadow, body, path, streamed))
+        """Send the call to a shadow too.
+
+        The shadow's place is taken at once: a call that comes before the copy is sent is told so.
+        """
+        place = ExitStack()
+        place.enter_context(shadow.busy())
+        self._copy = self._trials.background(self._ask(shadow, place, body, path, streamed))
+        self._copy.add_done_callback(lambda _: place.close())  # one that is cancelled never begins
 
     def asks(self, deployment: Deployment, role: Role) -> None:
         """A server is sent the call."""
@@ -126,11 +133,16 @@ class Trial:
         self._heard = None
 
     async def _ask(
-        self, shadow: Deployment, body: dict[str, Any], path: str, streamed: bool
+        self,
+        shadow: Deployment,
+        place: ExitStack,
+        body: dict[str, Any],
+        path: str,
+        streamed: bool,
     ) -> None:
         heard, sent = Heard(shadow, "shadow"), shadow.body(body)
         try:
-            with shadow.busy():
+            with place:
                 if streamed:
                     async with await shadow.upstream.stream(sent, path) as stream:
                         async for chunk in stream:
