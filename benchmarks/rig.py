@@ -176,7 +176,9 @@ def bare(folder: Path, upstream: str) -> Any:
     return running("bare proxy", command, port=port, ready="/health", env={}, folder=folder)
 
 
-def gateway(name: str, folder: Path, env: dict[str, str]) -> Any:
+def gateway(
+    name: str, folder: Path, env: dict[str, str], command: Sequence[str] = ("app.cli", "serve")
+) -> Any:
     """A real ``ostiary serve`` on SQLite in ``folder``, without the embedded model server."""
     port = free_port()
     settings = {
@@ -186,25 +188,29 @@ def gateway(name: str, folder: Path, env: dict[str, str]) -> Any:
         "OSTIARY_LLM_EMBEDDED": "false",
         **env,
     }
-    return running(
-        name, ["app.cli", "serve"], port=port, ready="/readyz", env=settings, folder=folder
-    )
+    return running(name, command, port=port, ready="/readyz", env=settings, folder=folder)
+
+
+def _measured(upstream: str, policy: str) -> dict[str, str]:
+    return {
+        **LIMITS,
+        "OSTIARY_LLM_URL": f"{upstream}/v1",
+        "OSTIARY_LLM_MODEL": "stub",
+        "OSTIARY_EMBEDDED_RETRIEVAL": "false",
+        "OSTIARY_GUARDRAIL_POLICY": policy,
+        "OSTIARY_LOG_LEVEL": "warning",
+    }
 
 
 def ours(name: str, folder: Path, upstream: str, policy: str) -> Any:
     """The gateway as measured: the whole corridor, no retrieval in the process."""
-    return gateway(
-        name,
-        folder,
-        {
-            **LIMITS,
-            "OSTIARY_LLM_URL": f"{upstream}/v1",
-            "OSTIARY_LLM_MODEL": "stub",
-            "OSTIARY_EMBEDDED_RETRIEVAL": "false",
-            "OSTIARY_GUARDRAIL_POLICY": policy,
-            "OSTIARY_LOG_LEVEL": "warning",
-        },
-    )
+    return gateway(name, folder, _measured(upstream, policy))
+
+
+def timed(name: str, folder: Path, upstream: str, policy: str, told: Path) -> Any:
+    """The same with a clock around each part, written to ``told`` when it is stopped."""
+    command = ("benchmarks.timed_gateway", str(told))
+    return gateway(name, folder, _measured(upstream, policy), command)
 
 
 @contextmanager
