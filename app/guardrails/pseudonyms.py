@@ -14,10 +14,11 @@ import orjson
 from app.errors import Unavailable
 from app.guardrails import surrogates as forms
 from app.guardrails.findings import Finding
-from app.guardrails.restoring import Cover, Surrogates, restored
+from app.guardrails.restoring import Cover, Phrases, Surrogates, restored
 from app.guardrails.tokens import Tokens
 
 SHORTEST = 3  # characters of a known value that is replaced where nothing was found
+_BEFORE, _AFTER = re.compile(r"(?<!\w)"), re.compile(r"(?!\w)")
 _CARD_GROUPS, _IBAN_GROUPS = re.compile(r"\d{1,4}"), re.compile(r"[A-Z0-9]{1,4}")
 
 
@@ -52,7 +53,7 @@ class Pseudonyms:
     stands: dict[str, tuple[str, str]] = field(default_factory=dict)  # entity, surrogate; by value
     _texts: list[str] = field(default_factory=list)  # in which no surrogate may stand
     _ready: dict[bool, Surrogates] = field(default_factory=dict)
-    _known: re.Pattern[str] | None = None
+    _known: Phrases | None = None
 
     def __bool__(self) -> bool:
         return bool(self.values)
@@ -99,27 +100,27 @@ class Pseudonyms:
 
     def _chance(self, text: str) -> Iterator[tuple[str, int, int]]:
         """Where a text holds, by chance, what stands for a value."""
-        ready, at = self._surrogates(False), 0
-        while self.values and (match := ready.first(text, at)) is not None:
-            yield "VALUE", *match.span()
-            at = match.end()
+        ready = self._surrogates(False)
+        found = ready.first(text, 0) if self.values else None
+        while found is not None:
+            yield "VALUE", *found
+            found = ready.first(text, found[1])
 
     def _again(self, text: str, structured: bool) -> Iterator[tuple[str, int, int]]:
         """Where a text holds values that are known."""
-        if self._known is None:
-            longest = sorted((v for v in self.stands if len(v) >= SHORTEST), key=len, reverse=True)
-            both = [form for v in longest for form in dict.fromkeys((v, _quoted(v)))]
-            parts = [
-                (r"(?<!\w)" if _is_word(v[0]) else "")
-                + re.escape(v)
-                + (r"(?!\w)" if _is_word(v[-1]) else "")
-                for v in both
-            ]
-            self._known = re.compile("|".join(parts) or r"(?!)")
-        for match in self._known.finditer(text):
-            known = self.stands.get(_unquoted(match[0]) if structured else match[0])
-            if known is not None:
-                yield known[0], *match.span()
+        known = self._known
+        if known is None:
+            long = [value for value in self.stands if len(value) >= SHORTEST]
+            forms = {form for value in long for form in (value, _quoted(value))}
+            known = self._known = Phrases(forms, _BEFORE, _AFTER)
+        found = known.first(text, 0)
+        while found is not None:
+            start, end = found
+            value = text[start:end]
+            stand = self.stands.get(_unquoted(value) if structured else value)
+            if stand is not None:
+                yield stand[0], start, end
+            found = known.first(text, end)
 
     def _in_place(
         self, text: str, entity: str, start: int, end: int, structured: bool = False
@@ -176,14 +177,14 @@ class Pseudonyms:
         for by, of in self.values.items():
             if of == value and by[0] == "<":
                 return by
-        by = self._first_free(entity, value, value, 1_000, lambda d: forms.token(entity, d))
-        if by is None:
+        drawn = self._first_free(entity, value, value, 1_000, lambda d: forms.token(entity, d))
+        if drawn is None:
             raise Unavailable(
                 "No surrogate could be found for a value, so the call was refused. Send less at "
                 "a time.",
                 code="guardrail_unavailable",
             )
-        return by
+        return drawn
 
     def _first_free(
         self,
@@ -284,10 +285,6 @@ def _regrouped(
 
 def _glues(character: str) -> bool:
     return character.isascii() and (character.isalnum() or character == "_")
-
-
-def _is_word(character: str) -> bool:
-    return character.isalnum() or character == "_"
 
 
 def _quoted(value: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,45 +18,73 @@ _STANDING = re.compile(f"[{chr(_FIRST)}-{chr(_LAST)}]")
 _BETWEEN = re.compile(f"[^{chr(_FIRST)}-{chr(_LAST)}]+")
 _TELLING = re.compile(r"\w{2}")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?")
-_EDGE = r"(?<![A-Za-z0-9_])"
-_EDGE_IN_JSON = rf"(?:{_EDGE}|(?<=\\[nrtbf])|(?<=\\u[0-9A-Fa-f]{{4}}))"  # behind an escape
+START = 2  # characters by which phrases are looked up
+_EDGE, _END = re.compile(r"(?<![A-Za-z0-9_])"), re.compile(r"(?![A-Za-z0-9_])")
+_EDGE_IN_JSON = re.compile(  # also behind an escape
+    rf"(?:{_EDGE.pattern}|(?<=\\[nrtbf])|(?<=\\u[0-9A-Fa-f]{{4}}))"
+)
 _CONTEXT = 6  # characters before a surrogate that decide about it
 
 
-class Surrogates:
-    """The surrogates of a call at one moment, ready to be found in a text.
+class Phrases:
+    """Many words and phrases, found in a text at once.
 
     The leftmost is found, and the longest of those that begin at one place. One that begins or
-    ends with a letter or digit is none inside of a longer word.
+    ends with a letter or digit is none where ``before`` or ``after`` do not match: inside of a
+    longer word. A pattern of all of them would take longer to compile than a text to search.
     """
 
-    def __init__(self, values: Mapping[str, str], *, structured: bool) -> None:
-        self.values = values
-        edge = _EDGE_IN_JSON if structured else _EDGE
-        self._edge = re.compile(edge)
-        longest = sorted(values, key=len, reverse=True)
-        parts = [
-            (edge if s[0].isalnum() else "")
-            + re.escape(s)
-            + (r"(?![A-Za-z0-9_])" if s[-1].isalnum() else "")
-            for s in longest
-        ]
-        self._pattern = re.compile("|".join(parts) or r"(?!)")
-        self._longest = len(longest[0]) if longest else 0
-        self._begun = {s[:n] for s in longest for n in range(1, len(s) + s[-1].isalnum())}
+    def __init__(
+        self, phrases: Iterable[str], before: re.Pattern[str], after: re.Pattern[str]
+    ) -> None:
+        self._before, self._after = before, after
+        self._by_start: dict[str, list[str]] = {}
+        self._longest = 0
+        for phrase in sorted(phrases, key=len, reverse=True):
+            self._longest = max(self._longest, len(phrase))
+            self._by_start.setdefault(phrase[:START], []).append(phrase)
+        first = "".join({start[0] for start in self._by_start})
+        self._first = re.compile(f"[{re.escape(first)}]" if first else r"(?!)")
 
-    def first(self, text: str, start: int) -> re.Match[str] | None:
-        """The first surrogate from ``start`` on."""
-        return self._pattern.search(text, start)
+    def first(self, text: str, start: int) -> tuple[int, int] | None:
+        """Where the first of them lies, from ``start`` on."""
+        for match in self._first.finditer(text, start):
+            place = match.start()
+            for phrase in self._by_start.get(text[place : place + START], ()):
+                end = place + len(phrase)
+                if (
+                    text.startswith(phrase, place)
+                    and (not _is_word(phrase[0]) or self._before.match(text, place))
+                    and (not _is_word(phrase[-1]) or self._after.match(text, end))
+                ):
+                    return place, end
+        return None
 
     def open_from(self, text: str, start: int) -> int:
-        """Where what can still become a surrogate begins: the end of the text if nothing can."""
-        for place in range(max(start, len(text) - self._longest), len(text)):
-            if text[place:] in self._begun and (
-                not text[place].isalnum() or self._edge.match(text, place)
+        """Where what can still become one begins: the end of the text if nothing can."""
+        for match in self._first.finditer(text, max(start, len(text) - self._longest)):
+            place = match.start()
+            if self._can_become(text[place:]) and (
+                not _is_word(text[place]) or self._before.match(text, place)
             ):
                 return place
         return len(text)
+
+    def _can_become(self, begun: str) -> bool:
+        if len(begun) < START:
+            return any(s.startswith(begun) for s in self._by_start)
+        return any(
+            phrase.startswith(begun) and (phrase != begun or _is_word(phrase[-1]))
+            for phrase in self._by_start.get(begun[:START], ())
+        )
+
+
+class Surrogates(Phrases):
+    """The surrogates of a call at one moment, with their values."""
+
+    def __init__(self, values: Mapping[str, str], *, structured: bool) -> None:
+        super().__init__(values, _EDGE_IN_JSON if structured else _EDGE, _END)
+        self.values = values
 
 
 class Cover:
@@ -82,10 +110,11 @@ class Cover:
         while True:
             held = len(text) if final else self._surrogates.open_from(text, at)
             found = self._surrogates.first(text, at)
-            if found is None or found.start() >= held:
+            if found is None or found[0] >= held:
                 break
-            parts += [self._passed(text[at : found.start()]), self._covered(found[0])]
-            at = found.end()
+            start, end = found
+            parts += [self._passed(text[at:start]), self._covered(text[start:end])]
+            at = end
         parts.append(self._passed(text[at:held]))
         self._before, self._held = text[max(0, held - _CONTEXT) : held], text[held:]
         return "".join(parts)
@@ -135,6 +164,10 @@ class Cover:
             known = self._places[named, shown] = chr(_FIRST + len(self._places))
             self._named[known], self._shown[known] = named, shown
         return known
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
 
 
 def restored(surrogates: Surrogates, text: str, *, structured: bool) -> str:
