@@ -135,9 +135,14 @@ class Guardrails:
                 )
         if (dry_run := self._dry_run(call)) is not None:
             dry_run.see(texts, direction, passages=passages)
-        passed = self._apply(policy, call, texts, found, direction)
+        if direction == "input" and (policy.pseudonymized or call.pseudonyms) and any(found):
+            passed = await self._pool.run(self._apply, policy, call, texts, found, direction)
+        else:
+            passed = self._apply(policy, call, texts, found, direction)
         if self._keep:
             told = [c.names(t) for c, t in zip(covers, passed, strict=True)] if covers else passed
+            if direction == "output" and (own := call.pseudonyms):  # as documents have them
+                told = [own.hidden(text) for text in told]
             call.bodies[direction] = call.bodies.get(direction, "") + "\n".join(told)
         return [c.reveal(t) for c, t in zip(covers, passed, strict=True)] if covers else passed
 
@@ -154,7 +159,7 @@ class Guardrails:
             found = await self._pool.run(self._detect, policy, texts, policy.pseudonymized, "input")
             own = self._pseudonyms(call)
             before = set(own.stands)
-            stands = own.hide(texts, found)
+            stands = await self._pool.run(own.hide, texts, found)
         for text, of in zip(texts, stands, strict=True):
             for stand in of:
                 if text[stand.start : stand.end] not in before:

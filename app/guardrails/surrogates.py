@@ -11,7 +11,7 @@ from functools import lru_cache
 from app.guardrails.catalogue import CATALOGUE, recognizer
 
 LEAST = 7  # letters and digits; a number of fewer is met by chance in an answer
-TRIES = 400  # draws until the digits pass a check; one in 97 does by ISO 7064
+TRIES = 300  # draws until the digits pass a check; one in 97 does by ISO 7064
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019-](?![sS]\b)[^\W\d_]+)*")
 _TITLES = frozenset(
     {

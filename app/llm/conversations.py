@@ -69,6 +69,7 @@ class Conversations:
         own = self._opened(call, row)
         if own is None:
             return body
+        call.pseudonyms = own
 
         def restored(text: str, name: str) -> str:
             return own.restored(text, structured=_is_structured(own, name))
