@@ -84,7 +84,7 @@ def hidden(own: Pseudonyms, text: str, values: Sequence[tuple[str, str]]) -> str
         if not kept or f.start >= kept[-1].end:
             kept.append(f)
     (stands,) = own.hide([text], [kept])
-    parts, last = [], 0
+    parts, last = list[str](), 0
     for stand in stands:
         parts += [text[last : stand.start], stand.by]
         last = stand.end
@@ -223,7 +223,7 @@ PIECES = [v for _, v in VALUES] + BETWEEN
 
 
 def cut(text: str, sizes: Sequence[int]) -> list[str]:
-    parts, at = [], 0
+    parts, at = list[str](), 0
     for size in itertools.cycle(sizes):
         if at >= len(text):
             return parts
