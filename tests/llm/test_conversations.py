@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -59,7 +60,7 @@ async def test_old_maps_are_forgotten_and_their_responses_not_read_any_more(
             await connection.execute(insert(responses).values(kept))
     conversations = Conversations(db, guardrails, 1.0)
     await conversations.forget_old()
-    rows = {row["id"]: row for row in await db.rows(select(responses))}
+    rows: dict[str, Any] = {row["id"]: row for row in await db.rows(select(responses))}
     assert rows["resp_old"]["pseudonyms"] is None and rows["resp_new"]["pseudonyms"]
     again = Call("call_2", "call_2", "rest", "GET /v1/responses/{id}", principal)
     shown = conversations.body_of(again, rows["resp_new"])
