@@ -180,6 +180,12 @@ class Settings(BaseSettings):
         description="Secret from which hashes and encrypted values are made, at least 32 "
         "characters, the same for all gateways; made at the first start.",
     )
+    pseudonym_days: float = Field(
+        30.0,
+        gt=0,
+        description="Days that the pseudonyms of a kept response are kept; after them it can be "
+        "neither read nor continued.",
+    )
     audit_bodies: bool = Field(False, description="Keep request and response bodies in the audit.")
     audit_signing_key: Path | None = Field(
         None,

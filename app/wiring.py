@@ -23,6 +23,7 @@ from app.guardrails.library import Library
 from app.guardrails.pii import PiiDetector
 from app.guardrails.policy import load_policy
 from app.guardrails.service import Guardrails
+from app.guardrails.tokens import Tokens
 from app.llm import weights
 from app.llm.answer import Answers
 from app.llm.batches import Batches
@@ -30,6 +31,7 @@ from app.llm.cache import ReplyCache
 from app.llm.cache_store import make_cache
 from app.llm.chat import Chat
 from app.llm.completions import Completions
+from app.llm.conversations import Conversations
 from app.llm.fleet import Fleet
 from app.llm.relay import Relay
 from app.llm.responses import Responses
@@ -77,6 +79,7 @@ LOOK_FOR_SYNCS_S = 3.0
 FLUSH_SAMPLES_S = 2.0
 FOLLOW_FLEET_S = 5.0  # changes made through other gateways
 FOLLOW_POLICIES_S = 2.0
+FORGET_S = 300.0  # pseudonyms of kept responses whose time is over
 
 
 async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Services, Corridor]:
@@ -117,7 +120,10 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         spent=spent_since(db),
         budget_of=identity.budget_of,
     )
-    idempotency = Idempotency(db, settings.instance)
+    key = _guardrail_key(settings, data)
+    idempotency = Idempotency(
+        db, settings.instance, lambda tenant, kept, of: Tokens(key, tenant).disclosed(kept, of)
+    )
     await idempotency.recover()
     prices = Prices(
         settings.price_prompt_usd_per_mtok,
@@ -151,7 +157,6 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     # guardrails
     ner_pool = _pool(stack, metrics, "ner", 1)
     dry_run_pool = _pool(stack, metrics, "dry_run", 1, queue=64)
-    key = _guardrail_key(settings, data)
     guardrails = Guardrails(
         policy, detector, ner_pool, settings.audit_bodies, key, beside=dry_run_pool
     )
@@ -250,7 +255,8 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     await fleet.sync()
     stack.push_async_callback(fleet.close)
 
-    responses = Responses(db, router, guardrails, answers, prices)
+    conversations = Conversations(db, guardrails, settings.pseudonym_days)
+    responses = Responses(db, router, guardrails, answers, prices, conversations)
     erasing = RetrievalErasure(db, stores, files, attached)
     erasures = open_erasures(
         settings, db, jobs, identity, idempotency, cache, responses, erasing, auditing.removal
@@ -271,6 +277,8 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     stack.callback(following.cancel)
     obeying = asyncio.create_task(forever(in_force.sync, FOLLOW_POLICIES_S))
     stack.callback(obeying.cancel)
+    forgetting = asyncio.create_task(forever(conversations.forget_old, FORGET_S, at_once=True))
+    stack.callback(forgetting.cancel)
     sampling = asyncio.create_task(forever(samples.flush, FLUSH_SAMPLES_S))
     stack.callback(sampling.cancel)
     if models:

@@ -84,11 +84,14 @@ async def create_rerank(request: Request, call: Write, body: RerankRequest) -> R
         found = sorted(zip(done.order, done.relevance, strict=True))
         scores += [float(relevance or 0.0) for _, relevance in found]
     best = sorted(range(len(read)), key=lambda n: -scores[n])[: body.top_n]
+    restored = services.guardrails.restored
     shown = [
         RerankResult(
             index=n,
             relevance_score=scores[n],
-            document=RerankedText(text=documents[n]) if body.return_documents else None,
+            document=RerankedText(text=restored(call, documents[n]))
+            if body.return_documents
+            else None,
         )
         for n in best
     ]

@@ -151,11 +151,13 @@ async def search_vector_store(
     services: Any = request.app.state.services
     given = [body.query] if isinstance(body.query, str) else body.query
     queries = await services.guardrails.screen(call, given, "input")
-    query = " ".join(queries)
     if body.rewrite_query:
         turns = [Turn("user", q) for q in queries]
         query = (await services.rewriter.rewrite(call, turns)).query
         queries = [query]
+    else:  # documents hold values, not what stands for them where a model reads
+        queries = [services.guardrails.restored(call, q) for q in queries]
+        query = " ".join(queries)
     hits = await services.searches.hits(
         call,
         [vector_store_id],

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from app.gateway.limits import Window
     from app.guardrails.assignments import Choice
     from app.guardrails.dry_run import DryRun
+    from app.guardrails.pseudonyms import Pseudonyms
 
 Direction = Literal["input", "output"]
 HIDING = frozenset(
-    {"mask", "replace", "hash", "encrypt"}
+    {"mask", "replace", "hash", "encrypt", "pseudonymize"}
 )  # actions that take a value out of a text
 T = TypeVar("T")
 SEES_ALL = "access:all"  # the scope of those whom access lists do not bind
@@ -156,6 +157,8 @@ class Call:
     screened: set[Direction] = field(default_factory=set)
     obeys: Choice | None = None  # the guardrail policy, decided by the corridor
     dry_run: DryRun | None = None  # what another policy would have done
+    conversation: str | None = None  # as the caller named it
+    pseudonyms: Pseudonyms | None = None  # what stands for its values where a model reads
     lineage: dict[str, Any] = field(default_factory=dict)  # stores searched, passages used …
     features: dict[str, float] = field(default_factory=dict)  # observed for drift
     degraded: str | None = None

@@ -241,6 +241,12 @@ class _Passage:
             elif b"no-cache" in asked:
                 self.call.cache_control = "no-cache"
         self.bad_priority = wanted not in (None, *PRIORITIES)
+        named = self.headers.get(b"x-ostiary-conversation")
+        if named is not None:
+            self.call.conversation = named.decode("latin-1")
+        self.bad_conversation = named is not None and not REQUEST_ID.fullmatch(
+            named.decode("latin-1")
+        )
         if wanted == b"background" or self.call.door == "batch":
             self.call.priority = "background"
         scope["ostiary_call"] = self.call
@@ -257,6 +263,11 @@ class _Passage:
                 raise BadRequest(
                     "x-ostiary-priority is `interactive` or `background`.",
                     param="x-ostiary-priority",
+                )
+            if self.bad_conversation:
+                raise BadRequest(
+                    "x-ostiary-conversation may hold 1 to 128 letters, digits and . _ : - only.",
+                    param="x-ostiary-conversation",
                 )
             # a client cannot set it: app/gateway/inside.py does, for who was let in before
             known: Principal | None = self.scope.get("ostiary_principal")
@@ -372,7 +383,8 @@ class _Passage:
             self._remember(body)
             if self.status >= 400 and call.error_code is None:
                 call.error_code = _code_of(body)
-            if self.corridor.keep_bodies and len(body) < 1_000_000:
+            # values that were restored are in no audit
+            if self.corridor.keep_bodies and len(body) < 1_000_000 and not call.pseudonyms:
                 call.bodies["response"] = body.decode("utf-8", "replace")
             await call.settle(self.status)
             self.sent.clear()
@@ -415,7 +427,13 @@ class _Passage:
         if self.ticket is None or not self.ticket.keeps(status):
             return None
         head = self.start or {"headers": []}
-        return self.ticket.stored(status, head.get("headers", []), bytes(self.sent) + tail)
+        own = self.call.pseudonyms
+        return self.ticket.stored(
+            status,
+            head.get("headers", []),
+            bytes(self.sent) + tail,
+            own.tokens.enclosed if own else None,  # values were restored in it
+        )
 
     async def _replay(self, ticket: Ticket) -> None:
         assert ticket.replay is not None

@@ -8,13 +8,13 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, delete, func, or_, select
 
-from app.errors import BadRequest, Conflict
+from app.errors import BadRequest, Conflict, Unavailable
 from app.gateway.body import SPOOL_BYTES, Receive, give_again, spool_body
 from app.gateway.call import Call
 from app.gateway.person import Person
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 KEPT_S = 24 * 3600
 WAIT_S = 10.0
+ENCLOSED = ["enclosed", "1"]  # among the kept headers: the guardrail key opens the reply
 KEY_PATHS = "/v1/admin/keys"  # their replies show API keys
 NOT_KEPT = frozenset({401, 402, 403, 409, 429, 499})
 
@@ -51,7 +52,11 @@ class Ticket:
         return status < 500 and status not in NOT_KEPT
 
     def stored(
-        self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes
+        self,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes,
+        enclose: Callable[[bytes, str], bytes] | None = None,
     ) -> dict[str, Any]:
         """The values that the audit writer keeps in the transaction of the call's record."""
         kept = [
@@ -61,6 +66,9 @@ class Ticket:
         ]
         if self.seal is not None:
             body = self.seal.encrypt(body)
+        if enclose is not None:
+            body = enclose(body, self.key)
+            kept.append(ENCLOSED)
         return {
             "of": self.tenant_id,
             "under": self.key,
@@ -74,9 +82,16 @@ class Ticket:
 class Idempotency:
     """Rows by tenant and key; ``owner`` names this gateway among its replicas."""
 
-    def __init__(self, db: Database, owner: str) -> None:
+    def __init__(
+        self,
+        db: Database,
+        owner: str,
+        disclose: Callable[[str, bytes, str], bytes] | None = None,
+    ) -> None:
+        """``disclose`` opens what a tenant's guardrail key closed under a name."""
         self._db = db
         self._owner = owner
+        self._disclose = disclose
         self._running: dict[tuple[str, str], Ticket] = {}
 
     async def begin(
@@ -120,8 +135,14 @@ class Idempotency:
             if row["fingerprint"] != fingerprint:
                 raise _reused()
             if row["done"]:
-                headers = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in row["headers"]]
-                ticket.replay = (row["status"], headers, _opened(ticket, row["body"]))
+                enclosed = ENCLOSED in row["headers"]
+                body = self._disclosed(ticket, row["body"]) if enclosed else row["body"]
+                headers = [
+                    (n.encode("latin-1"), v.encode("latin-1"))
+                    for n, v in row["headers"]
+                    if [n, v] != ENCLOSED
+                ]
+                ticket.replay = (row["status"], headers, _opened(ticket, body))
                 ticket.spool.close()
                 return
             left = deadline - time.monotonic()
@@ -134,6 +155,17 @@ class Idempotency:
                     headers={"retry-after": "5"},
                 )
             await self._wait_for_twin(name, left)
+
+    def _disclosed(self, ticket: Ticket, body: bytes) -> bytes:
+        try:
+            assert self._disclose is not None
+            return self._disclose(ticket.tenant_id, body, ticket.key)
+        except Exception as error:
+            raise Unavailable(
+                "The kept reply cannot be read, so the call was refused. Send the request with a "
+                "new Idempotency-Key, or tell the operator: the guardrail key may have changed.",
+                code="pseudonyms_unavailable",
+            ) from error
 
     async def _wait_for_twin(self, name: tuple[str, str], left: float) -> None:
         twin = self._running.get(name)

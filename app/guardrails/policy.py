@@ -18,10 +18,11 @@ from app.guardrails.entities import ATTACK_ENTITIES, NER_ENTITIES, PATTERN_ENTIT
 from app.guardrails.operators import Encrypt, Hash, Operator, Replace
 from app.guardrails.patterns import Recognizer
 
-Action = Literal["mask", "replace", "hash", "encrypt", "block", "flag", "allow"]
+Action = Literal["mask", "replace", "hash", "encrypt", "pseudonymize", "block", "flag", "allow"]
 ACTIONS: tuple[Action, ...] = (
     "allow",
     "flag",
+    "pseudonymize",
     "mask",
     "replace",
     "hash",
@@ -56,6 +57,10 @@ class Rule(BaseModel):
         actions = (self.input, self.output, self.passages)
         if ("replace" in actions) != (self.replacement is not None):
             raise ValueError("'replace' and 'replacement' go together: give both or neither")
+        if "pseudonymize" in (self.output, self.passages):
+            raise ValueError(
+                "'pseudonymize' is for input: in replies, values come back in place of surrogates"
+            )
         return self
 
 
@@ -130,6 +135,11 @@ class Policy(BaseModel):
             way: frozenset(e for e in self.rules if self.action(e, way) == "flag")
             for way in get_args(Direction)
         }
+
+    @cached_property
+    def pseudonymized(self) -> frozenset[str]:
+        """The entity types for whose values a model reads surrogates."""
+        return frozenset(e for e, r in self.rules.items() if r.input == "pseudonymize")
 
     def watched(self, direction: Direction) -> frozenset[str]:
         """The entity types that something is done about."""

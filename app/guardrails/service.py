@@ -14,10 +14,12 @@ from app.gateway.call import Call, Direction
 from app.guardrails.attacks import ATTACK_ENTITIES, find_attacks
 from app.guardrails.dry_run import DryRun, Tally
 from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
-from app.guardrails.findings import Finding, replaced, without_overlaps
+from app.guardrails.findings import Finding, exchanged, replaced, without_overlaps
 from app.guardrails.operators import operate
 from app.guardrails.pii import PiiDetector
 from app.guardrails.policy import Policy
+from app.guardrails.pseudonyms import Pseudonyms, Stand
+from app.guardrails.restoring import Cover, apart_from_covered
 from app.guardrails.segments import suspicion
 from app.guardrails.streaming import StreamScreen
 from app.guardrails.tokens import Tokens
@@ -81,6 +83,20 @@ class Guardrails:
         """
         return self._policy if call.obeys is None else call.obeys.require()
 
+    def begin_conversation(self, call: Call, scope: str, *, structured: bool = False) -> None:
+        """Where the policy wants pseudonyms, let them be those of a conversation of the caller's.
+
+        Args:
+            structured: the reply is JSON.
+        """
+        if self.policy_of(call).pseudonymized:
+            whose = f"{call.principal.owner}\0{scope}"
+            call.pseudonyms = Pseudonyms(self.tokens(call), whose, structured)
+
+    def restored(self, call: Call, text: str) -> str:
+        """A text of the call's with the values for which surrogates stand."""
+        return text if call.pseudonyms is None else call.pseudonyms.restored(text)
+
     async def screen(
         self,
         call: Call,
@@ -88,11 +104,15 @@ class Guardrails:
         direction: Direction,
         *,
         passages: bool = False,
+        structured: Sequence[bool] | None = None,
     ) -> list[str]:
         """Return the texts as they may pass.
 
+        Surrogates in output are restored. The caller's own values are not looked at again.
+
         Args:
             passages: they are of documents, in which instructions to a model are attacks.
+            structured: which of the texts are JSON whatever the reply is.
 
         Raises:
             GuardrailViolation: the policy blocks what was found.
@@ -100,6 +120,11 @@ class Guardrails:
         """
         policy = self.policy_of(call)
         watched = _watched(policy, direction, passages)
+        covers = list[Cover]()
+        if direction == "output" and (own := call.pseudonyms) and not passages:
+            kinds = structured or [False] * len(texts)
+            covers = [own.cover(structured=kind) for kind in kinds]
+            texts = [c.feed(t, final=True) for c, t in zip(covers, texts, strict=True)]
         with _failing_closed():
             quick = not policy.by_sentence(direction) and not watched & ATTACK_ENTITIES
             if quick and _light(texts):
@@ -110,33 +135,70 @@ class Guardrails:
                 )
         if (dry_run := self._dry_run(call)) is not None:
             dry_run.see(texts, direction, passages=passages)
-        passed = self._apply(policy, call, texts, found, direction)
+        if direction == "input" and (policy.pseudonymized or call.pseudonyms) and any(found):
+            passed = await self._pool.run(self._apply, policy, call, texts, found, direction)
+        else:
+            passed = self._apply(policy, call, texts, found, direction)
         if self._keep:
-            call.bodies[direction] = call.bodies.get(direction, "") + "\n".join(passed)
-        return passed
+            told = [c.names(t) for c, t in zip(covers, passed, strict=True)] if covers else passed
+            if direction == "output" and (own := call.pseudonyms):  # as documents have them
+                told = [own.hidden(text) for text in told]
+            call.bodies[direction] = call.bodies.get(direction, "") + "\n".join(told)
+        return [c.reveal(t) for c, t in zip(covers, passed, strict=True)] if covers else passed
 
-    def stream(self, call: Call) -> StreamScreen:
-        """A screen for the output that comes in pieces.
+    async def hide(self, call: Call, texts: Sequence[str]) -> list[str]:
+        """Texts that may pass, as a model may read them: with surrogates for values.
 
+        Raises:
+            Unavailable: the guardrails cannot work.
+        """
+        policy = self.policy_of(call)
+        if not policy.pseudonymized and not call.pseudonyms:
+            return list(texts)
+        with _failing_closed():
+            found = await self._pool.run(self._detect, policy, texts, policy.pseudonymized, "input")
+            own = self._pseudonyms(call)
+            before = set(own.stands)
+            stands = await self._pool.run(own.hide, texts, found)
+        for text, of in zip(texts, stands, strict=True):
+            for stand in of:
+                if text[stand.start : stand.end] not in before:
+                    call.record_finding(stand.entity, "pseudonymize", 1, "input")
+        return [_standing(text, of) for text, of in zip(texts, stands, strict=True)]
+
+    def _pseudonyms(self, call: Call) -> Pseudonyms:
+        """Those of the call; of no conversation, the same for all that the tenant sends."""
+        if call.pseudonyms is None:
+            call.pseudonyms = Pseudonyms(self.tokens(call), "")
+        return call.pseudonyms
+
+    def stream(self, call: Call, *, structured: bool = False) -> StreamScreen:
+        """A screen for the output that comes in pieces; surrogates in it are restored.
+
+        ``structured``: it is JSON whatever the reply is.
         Where the policy looks by sentences, ``feed`` takes milliseconds at each one's end: then
         use :meth:`feed` and :meth:`finish`, which keep that out of the event loop.
         """
         policy = self.policy_of(call)
         call.mark_screened("output")
         watched = policy.watched("output")
+        own = call.pseudonyms
+        cover = own.cover(structured=structured) if own else None
 
         def screen(text: str, start: int) -> str:
             with _failing_closed():
                 found = self._detect(policy, [text], watched, "output", start)
             passed = self._apply(policy, call, [text], found, "output")[0][start:]
             if self._keep:
-                call.bodies["output"] = call.bodies.get("output", "") + passed
-            return passed
+                told = passed if cover is None else cover.names(passed)
+                call.bodies["output"] = call.bodies.get("output", "") + told
+            return passed if cover is None else cover.reveal(passed)
 
         by_sentence, holds = policy.by_sentence("output"), bool(watched)
+        spans = self._detector.spans
         if (dry_run := self._dry_run(call)) is None:
-            return StreamScreen(screen, self._detector.spans, by_sentence, holds=holds)
-        tried = TriedStream(screen, self._detector.spans, by_sentence, holds=holds)
+            return StreamScreen(screen, spans, by_sentence, holds=holds, cover=cover)
+        tried = TriedStream(screen, spans, by_sentence, holds=holds, cover=cover)
         tried.take = dry_run.grow("output")
         return tried
 
@@ -191,7 +253,13 @@ class Guardrails:
         direction: Direction,
     ) -> list[str]:
         call.mark_screened(direction)
-        if not any(found):
+        own = call.pseudonyms
+        if direction == "output" and own:  # what the caller said himself is told to him
+            found = [
+                [f for f in apart_from_covered(t, of) if t[f.start : f.end] not in own.stands]
+                for t, of in zip(texts, found, strict=True)
+            ]
+        if not any(found) and not (direction == "input" and own):
             return list(texts)
         counts = _count(policy, found, direction)
         for (entity, action), count in counts.items():
@@ -199,7 +267,28 @@ class Guardrails:
         blocked = {entity: n for (entity, action), n in counts.items() if action == "block"}
         if blocked:
             raise GuardrailViolation(policy.name, direction, blocked)
+        if direction == "input" and (policy.pseudonymized or own):
+            with _failing_closed():
+                return self._pseudonymized(policy, call, texts, found)
         return self._changed(policy, call, texts, found, direction)
+
+    def _pseudonymized(
+        self, policy: Policy, call: Call, texts: Sequence[str], found: Sequence[list[Finding]]
+    ) -> list[str]:
+        """The texts with surrogates for values, and what the policy puts in others' place."""
+        tokens, flagged, types = self.tokens(call), policy.flagged["input"], policy.pseudonymized
+        named = [[f for f in of if f.entity in types] for of in found]
+        changed = []
+        for text, of, stands in zip(
+            texts, found, self._pseudonyms(call).hide(texts, named), strict=True
+        ):
+            others = [f for f in of if f.entity not in types and f.entity not in flagged]
+            for f in others:
+                by = operate(policy.operator(f.entity, "input"), f, text[f.start : f.end], tokens)
+                stands = [s for s in stands if s.end <= f.start or f.end <= s.start]
+                stands.append(Stand(f.entity, f.start, f.end, by))
+            changed.append(_standing(text, stands))
+        return changed
 
     def _changed(
         self,
@@ -248,7 +337,12 @@ class Guardrails:
         watched = policy.watched(direction)
         with _failing_closed():
             found = await self._pool.run(self._detect, policy, texts, watched, direction)
-        changed = self._changed(policy, call, texts, found, direction)
+        if direction == "input" and policy.pseudonymized:
+            trial = Call(call.id, call.request_id, call.door, call.route, call.principal)
+            with _failing_closed():
+                changed = self._pseudonymized(policy, trial, texts, found)
+        else:
+            changed = self._changed(policy, call, texts, found, direction)
         return [
             Rehearsed(
                 None if any(policy.action(f.entity, direction) == "block" for f in of) else text,
@@ -299,6 +393,13 @@ class Guardrails:
             found = await self._pool.run(look)
         call.mark_screened("input")
         return found
+
+
+def _standing(text: str, stands: Sequence[Stand]) -> str:
+    """A text with what stands in the place of its values."""
+    places = sorted(stands, key=lambda s: s.start)
+    findings = [Finding(s.entity, s.start, s.end, 1.0) for s in places]
+    return exchanged(text, findings, [s.by for s in places])[0]
 
 
 def _watched(policy: Policy, direction: Direction, passages: bool) -> frozenset[str]:

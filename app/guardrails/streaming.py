@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from app.guardrails.context import REACH
+from app.guardrails.restoring import Cover
 from app.guardrails.segments import CONTEXT, Find, cuts, windows
 
 Screen = Callable[[str, int], str]  # of a text, and where in it the part to screen begins
@@ -18,15 +19,22 @@ class StreamScreen:
     and which do not depend on how the stream came in pieces, so the pieces screened one by
     one give what the whole text gives. With names in the policy the cuts are sentence ends.
     Where ``holds`` is false, nothing is looked for and every piece goes out as it comes.
+    Surrogates are covered before ``screen`` sees the text, and it gives their values back.
     """
 
     def __init__(
-        self, screen: Screen, find: Find, by_sentence: bool, *, holds: bool = True
+        self,
+        screen: Screen,
+        find: Find,
+        by_sentence: bool,
+        *,
+        holds: bool = True,
+        cover: Cover | None = None,
     ) -> None:
         self._screen = screen
         self._find = find
         self.by_sentence = by_sentence
-        self._holds = holds
+        self._holds, self._cover = holds, cover
         self._ends = windows if by_sentence else cuts
         self._text = ""  # what is held, after a little context that has gone out
         self._out = 0  # how much of it has gone out
@@ -37,6 +45,8 @@ class StreamScreen:
         Raises:
             GuardrailViolation: the policy blocks what was found.
         """
+        if self._cover is not None:
+            chunk = self._cover.feed(chunk)
         if not self._holds:
             return self._screen(chunk, 0)
         self._text += chunk
@@ -48,6 +58,11 @@ class StreamScreen:
         Raises:
             GuardrailViolation: the policy blocks what was found.
         """
+        if self._cover is not None:
+            rest = self._cover.finish()
+            if not self._holds:
+                return self._screen(rest, 0)
+            self._text += rest
         return self._release(final=True)
 
     def _release(self, *, final: bool) -> str:

@@ -57,6 +57,19 @@ class Tokens:
         closed = _cipher(self._sealing).encrypt(value.encode(), [entity.encode()])
         return f"<{entity}:{_letters(closed)}>"
 
+    @property
+    def naming(self) -> bytes:
+        """The secret from which surrogates are drawn."""
+        return _derived(self._key, "name", self._tenant_id)
+
+    def enclosed(self, data: bytes, of: str) -> bytes:
+        """Data that only this tenant's key opens again, and only for what it belongs to."""
+        return _cipher(_derived(self._key, "keep", self._tenant_id)).encrypt(data, [of.encode()])
+
+    def disclosed(self, data: bytes, of: str) -> bytes:
+        """What :meth:`enclosed` closed; raises InvalidTag for what is not its own."""
+        return _cipher(_derived(self._key, "keep", self._tenant_id)).decrypt(data, [of.encode()])
+
     def open(self, text: str) -> Opened:
         """Turn back the sealed tokens that this tenant's key made."""
         from cryptography.exceptions import InvalidTag

@@ -144,7 +144,8 @@ class Answers:
             async for sentence in self._sentences(call, search, model, options or {}):
                 if given == MOST_SENTENCES or not is_prose(sentence):
                     continue
-                citation = await self._pool.run(self._verify, sentence, search, quotes, said)
+                shown = self._guardrails.restored(call, sentence)
+                citation = await self._pool.run(self._verify, shown, search, quotes, said)
                 if citation is not None:
                     yield await self._piece(call, sentence, [citation], given)
                     given += 1
@@ -187,9 +188,11 @@ class Answers:
     async def _sentences(
         self, call: Call, search: Search, model: str, options: dict[str, Any]
     ) -> AsyncIterator[str]:
+        system, asked = _prompt(search)
+        (hidden,) = await self._guardrails.hide(call, [asked["content"]])
         body = {
             "model": model,
-            "messages": _prompt(search),
+            "messages": [system, {**asked, "content": hidden}],
             "max_tokens": ANSWER_TOKENS,
             "temperature": 0.0,
             "frequency_penalty": 0.3,  # small models repeat themselves

@@ -38,7 +38,7 @@ class Relay:
 
     async def complete(self, call: Call, body: dict[str, Any], path: str) -> dict[str, Any]:
         """The whole reply to a screened body; raises as `Router.send`."""
-        slot = await self._cache.look(call, body, path)
+        slot = await self._look(call, body, path)
         if slot is not None and slot.found is not None:
             kept: dict[str, Any] = orjson.loads(slot.found)
             call.mark_screened("output")  # before it was kept
@@ -56,11 +56,16 @@ class Relay:
         reply["usage"]["cost_usd"] = self.cost(call)
         return reply
 
+    async def _look(self, call: Call, body: dict[str, Any], path: str) -> Slot | None:
+        """The place in the cache; None where the reply will hold values for surrogates."""
+        return None if call.pseudonyms else await self._cache.look(call, body, path)
+
     async def _screen_reply(self, call: Call, reply: dict[str, Any]) -> None:
         places = texts_in(reply)
         texts = [str(holder[field]) for _, holder, field in places]
         call.features["output_length"] = float(sum(map(len, texts)))
-        screened = await self._guardrails.screen(call, texts, "output")
+        structured = [field == "arguments" for _, _, field in places]
+        screened = await self._guardrails.screen(call, texts, "output", structured=structured)
         for (choice, holder, field), before, text in zip(places, texts, screened, strict=True):
             holder[field] = text
             if text != before:
@@ -74,7 +79,7 @@ class Relay:
         self, call: Call, body: dict[str, Any], path: str, wants_usage: bool
     ) -> AsyncIterator[bytes]:
         """Begin a streamed reply; errors before the first byte are raised here."""
-        slot = await self._cache.look(call, body, path)
+        slot = await self._look(call, body, path)
         if slot is not None and slot.found is not None:
             call.mark_screened("output")  # before it was kept
             return self._again(call, slot.found, wants_usage)

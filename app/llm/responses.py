@@ -14,6 +14,7 @@ from app.gateway.person import Person
 from app.guardrails.service import Guardrails
 from app.llm.answer import Answers, Search
 from app.llm.chat import annotate
+from app.llm.conversations import Conversations
 from app.llm.openai_replies import ResponseObject
 from app.llm.response_chat import chat_body, collect_calls, messages_of, sampling, text_in
 from app.llm.response_events import Event, Events
@@ -38,12 +39,18 @@ class Responses:
         guardrails: Guardrails,
         answers: Answers | None,
         prices: Prices,
+        conversations: Conversations,
     ) -> None:
         self._db, self._router, self._guardrails = db, router, guardrails
         self._answers, self._prices = answers, prices
+        self._conversations = conversations
 
     async def screen_input(self, call: Call, request: ResponsesRequest) -> ResponsesRequest:
         """Return the request with its texts as the policy lets them pass."""
+        if request.previous_response_id is not None:
+            earlier = await self._row(call, request.previous_response_id)
+            structured = request.text_format() is not None
+            self._conversations.resume(call, earlier, structured=structured)
         return await screen_input(self._router, self._guardrails, call, request)
 
     async def complete(self, call: Call, request: ResponsesRequest) -> dict[str, Any]:
@@ -66,6 +73,9 @@ class Responses:
         messages = [*history, *messages_of(request)]
         tool = request.file_search()
         events = Events(request)
+        if request.instructions is not None:  # told to the caller as he wrote it
+            told = self._guardrails.restored(call, request.instructions)
+            events.response["instructions"] = told
         if tool is None:
             body = chat_body(request, messages)
             stream = await call.while_connected(self._router.stream(body, call=call))
@@ -156,7 +166,9 @@ class Responses:
         async for event in written.end(says_nothing=bool(calls), cut=cut):
             yield event
         for wanted in calls.values():
-            (arguments,) = await self._guardrails.screen(call, [wanted["arguments"]], "output")
+            (arguments,) = await self._guardrails.screen(
+                call, [wanted["arguments"]], "output", structured=[True]
+            )
             for event in events.function_call({**wanted, "arguments": arguments}):
                 yield event
         call.features["output_length"] = float(len(events.answer))
@@ -206,17 +218,17 @@ class Responses:
                 }
                 for o in tools
             ]
+        values: dict[str, Any] = {
+            "id": response["id"],
+            "tenant_id": call.tenant_id,
+            "created_at": time.time(),
+            "owner": call.principal.owner,
+            "input": [*(m for m in messages if m["role"] != "system"), said],
+            "body": response,
+        }
+        values = self._conversations.to_keep(call, values)
         async with self._db.write() as connection:
-            await connection.execute(
-                insert(responses).values(
-                    id=response["id"],
-                    tenant_id=call.tenant_id,
-                    created_at=time.time(),
-                    owner=call.principal.owner,
-                    input=[*(m for m in messages if m["role"] != "system"), said],
-                    body=response,
-                )
-            )
+            await connection.execute(insert(responses).values(values))
 
     async def _history(self, call: Call, request: ResponsesRequest) -> list[dict[str, Any]]:
         if request.previous_response_id is None:
@@ -237,7 +249,8 @@ class Responses:
 
     async def get(self, call: Call, response_id: str) -> ResponseObject:
         """A kept response; raises NotFound, also where another caller asked for it."""
-        return ResponseObject.model_validate((await self._row(call, response_id))["body"])
+        row = await self._row(call, response_id)
+        return ResponseObject.model_validate(self._conversations.body_of(call, row))
 
     async def delete(self, call: Call, response_id: str) -> None:
         """Forget a kept response; raises NotFound as :meth:`get` does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from app.gateway.call import Call, Usage
@@ -26,12 +27,17 @@ class Rewriter:
     async def rewrite(self, call: Call, turns: Sequence[Turn]) -> Rewritten:
         """Rewrite the last user turn of a conversation whose turns were screened.
 
+        What is looked for has the values for which surrogates stand, as the documents do.
         The model's words are screened as any output is; the rules take up only words of the
         turns.
 
         Raises:
             GuardrailViolation: the policy blocks what the model wrote.
         """
+        found = await self._rewrite(call, turns)
+        return replace(found, query=self._guardrails.restored(call, found.query))
+
+    async def _rewrite(self, call: Call, turns: Sequence[Turn]) -> Rewritten:
         model = self._model
         if model is None or not self._router.available(model):
             return rewrite_by_rules(turns)

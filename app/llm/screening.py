@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import TypeVar
 
 from app.gateway.call import Call
 from app.guardrails.service import Guardrails
-from app.llm.openai_types import ChatCompletionRequest, CompletionRequest
+from app.llm.openai_types import ChatCompletionRequest, CompletionRequest, Part
 from app.llm.request_texts import replace_texts, texts_of
-from app.llm.responses_types import ResponsesRequest
+from app.llm.responses_types import InputPart, ResponsesRequest
 from app.llm.router import Router
 
 Request = TypeVar("Request", ChatCompletionRequest, CompletionRequest, ResponsesRequest)
@@ -26,7 +28,50 @@ async def screen_input(
     router.available(request.model)  # unknown names reach neither audit nor drift
     call.model = request.model
     call.versions["model"] = request.model
+    if call.pseudonyms is None:  # those of a conversation that goes on are there
+        scope = _conversation(call, request)
+        guardrails.begin_conversation(call, scope, structured=_is_structured(request))
     texts = texts_of(request)
     call.features["input_length"] = float(sum(map(len, texts)))
     screened = await guardrails.screen(call, texts, "input")
     return request if screened == texts else replace_texts(request, screened)
+
+
+def _conversation(call: Call, request: Request) -> str:
+    """What the turns of one conversation have in common: its name, else the first question."""
+    if call.conversation is not None:
+        return f"named {call.conversation}"
+    first = _first_question(request).encode("utf-8", "surrogatepass")
+    return f"begun {hashlib.sha256(first).hexdigest()}"
+
+
+def _first_question(request: ChatCompletionRequest | CompletionRequest | ResponsesRequest) -> str:
+    said: Sequence[str | Sequence[Part | InputPart] | None]
+    if isinstance(request, ChatCompletionRequest):
+        said = [m.content for m in request.messages if m.role == "user"]
+    elif isinstance(request, CompletionRequest):
+        return str(request.prompt)
+    elif isinstance(request.input, str):
+        return request.input
+    else:
+        said = [item.content for item in request.input if item.role == "user"]
+    first = said[0] if said else None
+    if first is not None and not isinstance(first, str):
+        return "\n".join(part.text or "" for part in first)
+    return first or ""
+
+
+def _is_structured(
+    request: ChatCompletionRequest | CompletionRequest | ResponsesRequest,
+) -> bool:
+    """Whether the reply is to be JSON, by OpenAI's fields or vLLM's."""
+    if isinstance(request, ResponsesRequest):
+        return request.text_format() is not None
+    asked = request.model_extra or {}
+    form = getattr(request, "response_format", None) or asked.get("response_format") or {}
+    outputs = asked.get("structured_outputs") or {}
+    return (
+        (isinstance(form, dict) and form.get("type") in ("json_object", "json_schema"))
+        or asked.get("guided_json") is not None
+        or (isinstance(outputs, dict) and bool(outputs.get("json") or outputs.get("json_object")))
+    )

@@ -26,7 +26,9 @@ class StreamScreens:
     async def _feed(self, key: tuple[Any, ...], text: str) -> str:
         screen = self._screens.get(key)
         if screen is None:
-            screen = self._screens[key] = self._guardrails.stream(self._call)
+            structured = key[1] in ("tool", "function_call")
+            screen = self._guardrails.stream(self._call, structured=structured)
+            self._screens[key] = screen
         self.length += len(text)
         return await self._guardrails.feed(screen, text)
 

@@ -351,6 +351,8 @@ responses = Table(
     Column("input", JSON, nullable=False),  # the whole conversation so far, as messages
     Column("body", JSON, nullable=False),
     Column("owner", String(300)),  # who asked; null: before there were owners
+    Column("pseudonyms", LargeBinary),  # encrypted; null: none stand in it, or they are forgotten
+    Column("pseudonyms_until", Float),
 )
 
 batches = Table(

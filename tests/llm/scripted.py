@@ -9,12 +9,14 @@ from typing import Any
 
 from aiohttp import web
 
+WORD = r"\S+\s*"
+
 
 class ScriptedModel:
     """Serves ``text`` on a free port and keeps the bodies it was sent.
 
     ``cut_after`` words of a stream it resets the connection; ``tool`` is a call it makes;
-    ``wait_s`` seconds pass before it answers.
+    ``wait_s`` seconds pass before it answers; ``piece`` is the pattern of a stream's pieces.
     """
 
     def __init__(self) -> None:
@@ -23,6 +25,7 @@ class ScriptedModel:
         self.cut_after: int | None = None
         self.tool: dict[str, Any] | None = None
         self.thinks = ""  # before it says anything
+        self.piece = WORD
         self.wait_s = 0.0
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str] = set()  # credentials that it was sent
@@ -49,7 +52,7 @@ class ScriptedModel:
     def says(self, text: str, *before: str) -> None:
         """Begin a new scene: this text, told to the end, once those ``before`` were told."""
         self.text, self.finish, self.cut_after, self.tool = text, "stop", None, None
-        self.thinks = ""
+        self.thinks, self.piece = "", WORD
         self.wait_s, self._before = 0.0, list(before)
         self.bodies.clear()
 
@@ -66,17 +69,19 @@ class ScriptedModel:
             self.left.set()
             raise
         text = self._before.pop(0) if self._before else self.text
-        words = re.findall(r"\S+\s*", text)
+        words = re.findall(WORD, text)
         usage = {"prompt_tokens": 7, "completion_tokens": len(words)}
         usage["total_tokens"] = 7 + len(words)
         head = {"id": "chatcmpl-1", "created": 1, "model": body["model"], "kept": "as is"}
         if not body.get("stream"):
-            message = {"role": "assistant", "content": text}
+            message: dict[str, Any] = {"role": "assistant", "content": text}
+            if self.tool:
+                message["tool_calls"] = [{"type": "function", **self.tool}]
             choice = {"index": 0, "message": message, "finish_reason": self.finish}
             if body.get("logprobs"):
                 choice["logprobs"] = {"content": [_token(word) for word in words]}
-            whole = {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
-            return web.json_response(whole)
+            reply = {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
+            return web.json_response(reply)
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
 
@@ -92,16 +97,22 @@ class ScriptedModel:
             await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
 
         await send({"role": "assistant", "content": ""})
-        for word in re.findall(r"\S+\s*", self.thinks):
+        for word in re.findall(self.piece, self.thinks):
             await send({"reasoning": word})
-        for number, word in enumerate([] if self.tool else words):
+        for number, word in enumerate([] if self.tool else re.findall(self.piece, text)):
             if number == self.cut_after:
                 assert request.transport is not None
                 request.transport.abort()
                 return response
             await send({"content": word})
         if self.tool:
-            await send({"tool_calls": [{"index": 0, "type": "function", **self.tool}]})
+            whole = self.tool["function"]["arguments"]
+            first, *more = [whole] if self.piece == WORD else re.findall(self.piece, whole)
+            function = {**self.tool["function"], "arguments": first}
+            tool = {"index": 0, "type": "function", **self.tool, "function": function}
+            await send({"tool_calls": [tool]})
+            for piece in more:
+                await send({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]})
         await send({}, "tool_calls" if self.tool else self.finish)
         if (body.get("stream_options") or {}).get("include_usage"):
             await send(None)
@@ -112,7 +123,7 @@ class ScriptedModel:
         """Completions: the same words, as plain text."""
         body = await request.json()
         self.bodies.append(body)
-        words = re.findall(r"\S+\s*", self.text)
+        words = re.findall(self.piece, self.text)
         usage = {
             "prompt_tokens": 7,
             "completion_tokens": len(words),
