@@ -100,13 +100,14 @@ class Guardrails:
         """
         policy = self.policy_of(call)
         watched = _watched(policy, direction, passages)
+        detect = call.timed("guardrails", self._detect)
         with _failing_closed():
             quick = not policy.by_sentence(direction) and not watched & ATTACK_ENTITIES
             if quick and _light(texts):
-                found = self._detect(policy, texts, watched, direction)
+                found = detect(policy, texts, watched, direction)
             else:
                 found = await self._pool.run(
-                    self._detect, policy, texts, watched, direction, passages=passages
+                    detect, policy, texts, watched, direction, passages=passages
                 )
         if (dry_run := self._dry_run(call)) is not None:
             dry_run.see(texts, direction, passages=passages)
@@ -124,10 +125,11 @@ class Guardrails:
         policy = self.policy_of(call)
         call.mark_screened("output")
         watched = policy.watched("output")
+        detect = call.timed("guardrails", self._detect)
 
         def screen(text: str, start: int) -> str:
             with _failing_closed():
-                found = self._detect(policy, [text], watched, "output", start)
+                found = detect(policy, [text], watched, "output", start)
             passed = self._apply(policy, call, [text], found, "output")[0][start:]
             if self._keep:
                 call.bodies["output"] = call.bodies.get("output", "") + passed
@@ -246,8 +248,9 @@ class Guardrails:
             Unavailable: the guardrails cannot work.
         """
         watched = policy.watched(direction)
+        detect = call.timed("guardrails", self._detect)
         with _failing_closed():
-            found = await self._pool.run(self._detect, policy, texts, watched, direction)
+            found = await self._pool.run(detect, policy, texts, watched, direction)
         changed = self._changed(policy, call, texts, found, direction)
         return [
             Rehearsed(
@@ -265,8 +268,9 @@ class Guardrails:
         """
         policy = self.policy_of(call)
         watched = policy.watched("input") | policy.watched("output")
+        detect = call.timed("guardrails", self._detect)
         with _failing_closed():
-            found = await self._pool.run(self._detect, policy, texts, watched, "input")
+            found = await self._pool.run(detect, policy, texts, watched, "input")
         if (dry_run := self._dry_run(call)) is not None:
             dry_run.see(texts, "input")
         call.mark_screened("input")
@@ -296,7 +300,7 @@ class Guardrails:
             return sorted(found, key=lambda f: (f.start, f.end))
 
         with _failing_closed():
-            found = await self._pool.run(look)
+            found = await self._pool.run(call.timed("guardrails", look))
         call.mark_screened("input")
         return found
 

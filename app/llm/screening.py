@@ -21,10 +21,11 @@ async def screen_input(
 
     Raises:
         NotFound: no such model is served.
+        BudgetExceeded: a budget of the model is spent.
         GuardrailViolation: the policy blocks what was found.
     """
     router.available(request.model)  # unknown names reach neither audit nor drift
-    call.model = request.model
+    call.asks(request.model)
     call.versions["model"] = request.model
     texts = texts_of(request)
     call.features["input_length"] = float(sum(map(len, texts)))
