@@ -156,7 +156,8 @@ class Call:
     model: str | None = None
     versions: dict[str, str] = field(default_factory=dict)  # model, index, policy …
     usage: Usage = field(default_factory=Usage)
-    cpu_s: list[tuple[str, float]] = field(default_factory=list)  # measured parts, seconds of CPU
+    times: frozenset[str] = frozenset()  # parts whose time on the CPU is charged
+    cpu_s: list[tuple[str, float]] = field(default_factory=list)  # of these, in seconds
     costs: dict[str, int] = field(default_factory=dict)  # by component, nano-USD
     cost_nano_usd: int = 0  # their sum
     work: dict[str, float] = field(default_factory=dict)  # what the costs are for
@@ -200,10 +201,12 @@ class Call:
             self.budgets(self)
 
     def timed(self, part: str, function: Callable[P, T]) -> Callable[P, T]:
-        """``function``, whose time on the CPU is noted for a part of the cost.
+        """``function``, whose time on the CPU is noted where it is charged.
 
         It may run in any thread: adding to a list is one step of the interpreter.
         """
+        if part not in self.times:
+            return function
 
         def run(*args: P.args, **kwargs: P.kwargs) -> T:
             began = time.thread_time()

@@ -131,6 +131,7 @@ class Corridor:
         call = Call(call_id, call_id, door, route, principal, priority="background")
         self.decide(call)
         call.settler, call.tags = self._settle, dict(principal.tags)
+        call.times = self.prices.parts.timed
         try:
             if not duty:
                 call.budgets = self.limits.check_budgets
@@ -239,6 +240,7 @@ class _Passage:
         )
         self.call.settler = partial(corridor._settle, to_store=self._to_store)
         self.call.left = self._left
+        self.call.times = corridor.prices.parts.timed
         if required.name not in NEVER_STOPPED:
             self.call.budgets = corridor.limits.check_budgets
         self.call.stream_limit = corridor.limits.begin_stream

@@ -22,8 +22,7 @@ def tags_of(principal: Principal, headers: Mapping[bytes, bytes]) -> dict[str, s
         BadRequest: the header is malformed, names too many, or contradicts the key.
     """
     tags = dict(principal.tags)
-    given = headers.get(HEADER)
-    if given is None:
+    if (given := headers.get(HEADER)) is None:
         return tags
     for part in given.decode("latin-1").split(","):
         match = _TAG.fullmatch(part.strip())

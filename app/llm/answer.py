@@ -141,7 +141,8 @@ class Answers:
         quotes = await self._pool.run(
             call.timed("retrieval", best_sentences),
             self._scorer,
-            search.question, search.grounds.passages
+            search.question,
+            search.grounds.passages,
         )
         said: list[set[str]] = []
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from app.gateway.call import Call, Usage
@@ -160,20 +159,14 @@ class Prices:
         """
         usage, work = call.usage, dict[str, float]()
         component, cost, seconds = self._of_tokens(call.model, usage)
-        found = {component: cost, "embedding": self._of_embedding(usage)}
+        found = {component: cost} if cost else {}
         if seconds:
             work["gpu_s"] = round(seconds, 6)
-        spent: dict[str, float] = defaultdict(float)
-        for part, seconds in call.cpu_s:
-            spent[part] += seconds
-        found.update(self.parts.costs(usage, spent))
-        for part, seconds in spent.items():
-            work[f"{part}_cpu_s"] = round(seconds, 6)
-        if usage.searches:
-            work["searches"] = usage.searches
-        if usage.reranked:
-            work["reranked"] = usage.reranked
-        return {name: cost for name, cost in found.items() if cost}, work
+        if usage.embedding_tokens and (cost := self._of_embedding(usage)):
+            found["embedding"] = cost
+        if usage.searches or usage.reranked or call.cpu_s:  # most calls have none
+            self.parts.add(usage, call.cpu_s, found, work)
+        return found, work
 
     def cost_usd(self, call: Call) -> float:
         """Return what a call has cost so far, in USD."""

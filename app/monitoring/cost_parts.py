@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from app.gateway.call import Usage
 
@@ -13,7 +14,7 @@ UNSPLIT = "unsplit"  # of records from before there were components
 NANO_PER_HOUR = 1e9 / 3600  # nano-USD a second of what costs a USD an hour
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PartPrices:
     """Prices of parts that are free unless the settings say otherwise.
 
@@ -31,22 +32,39 @@ class PartPrices:
     guardrails_hour: float = 0.0
     storage: float = 0.0
 
-    def costs(self, usage: Usage, cpu_s: Mapping[str, float]) -> dict[str, int]:
-        """What each part costs, in whole nano-USD, those alone that cost something.
+    @cached_property
+    def timed(self) -> frozenset[str]:
+        """The parts whose time on the CPU is charged, and so is to be measured."""
+        hours = {"retrieval": self.retrieval_hour, "guardrails": self.guardrails_hour}
+        return frozenset(part for part, hour in hours.items() if hour)
+
+    def add(
+        self,
+        usage: Usage,
+        cpu_s: Iterable[tuple[str, float]],
+        costs: dict[str, int],
+        work: dict[str, float],
+    ) -> None:
+        """Add what each part costs, in whole nano-USD, and what for.
 
         Args:
-            cpu_s: seconds of CPU by part.
+            cpu_s: measured parts, and their seconds of CPU.
         """
-        found = {}
-        if usage.searches and (self.search or self.retrieval_hour):
-            by_time = self.retrieval_hour * NANO_PER_HOUR * cpu_s.get("retrieval", 0.0)
-            found["retrieval"] = round(1e6 * self.search * usage.searches + by_time)
-        if usage.reranked and self.reranking:
-            found["reranking"] = round(1e6 * self.reranking * usage.reranked)
-        if self.guardrails_hour:
-            screened = cpu_s.get("guardrails", 0.0)
-            found["guardrails"] = round(self.guardrails_hour * NANO_PER_HOUR * screened)
-        return found
+        spent = {"retrieval": 0.0, "guardrails": 0.0}
+        for part, seconds in cpu_s:
+            spent[part] += seconds
+        searched = self.retrieval_hour * NANO_PER_HOUR * spent["retrieval"]
+        found = {
+            "retrieval": round(1e6 * self.search * usage.searches + searched),
+            "reranking": round(1e6 * self.reranking * usage.reranked),
+            "guardrails": round(self.guardrails_hour * NANO_PER_HOUR * spent["guardrails"]),
+        }
+        costs.update({part: cost for part, cost in found.items() if cost})
+        work.update({f"{part}_cpu_s": round(s, 6) for part, s in spent.items() if s})
+        if usage.searches:
+            work["searches"] = usage.searches
+        if usage.reranked:
+            work["reranked"] = usage.reranked
 
     def storage_nano_usd(self, kept: int) -> int:
         """What keeping so many bytes costs a day: a USD per gigabyte is a nano-USD per byte."""
