@@ -195,11 +195,11 @@ class Budgets:
                     "spent_nano_usd": each.read,
                     "at": now,
                 }
+                new = self._db.insert(budget_alerts).values(row).on_conflict_do_nothing()
                 async with self._db.write() as connection:
-                    made = await connection.execute(
-                        self._db.insert(budget_alerts).values(row).on_conflict_do_nothing()
-                    )
-                if made.rowcount:
+                    found = await connection.execute(new.returning(budget_alerts.c.level))
+                    made = found.first()
+                if made is not None:  # else another gateway was first
                     self._count(level)
                     await self._hand_on(Alert(of, level, each.read, each.start, now))
                 each.told.add(level)
