@@ -165,13 +165,18 @@ async def test_a_spent_budget_refuses_by_name_until_it_begins_anew(house: House)
 async def test_a_budget_counts_and_stops_the_calls_that_it_names_alone(
     house: House, scope: dict[str, Any]
 ) -> None:
-    inside = {
+    inside: dict[str, Any] = {
         "key": "k1",
         "model": "m",
         "route": "POST /v1/embeddings",
         "tags": {"project": "apollo", "team": "search"},
     }
-    outside = {"key": "k2", "model": "n", "route": "POST /v1/x", "tags": {"project": "gemini"}}
+    outside: dict[str, Any] = {
+        "key": "k2",
+        "model": "n",
+        "route": "POST /v1/x",
+        "tags": {"project": "gemini"},
+    }
     gateway, other = house.gateway(), house.gateway()
     await gateway.create(house.budget(usd=1.0, **scope))
     await house.spend(5.0, gateway, **outside)
