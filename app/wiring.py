@@ -141,9 +141,9 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         settings.price_embedding_usd_per_mtok,
         busy_s=lambda model: router.busy_s(model),
         parts=PartPrices(
-            settings.price_search_usd_per_1000,
+            settings.price_search_usd_per_k,
             settings.price_retrieval_usd_per_cpu_hour,
-            settings.price_reranking_usd_per_1000,
+            settings.price_reranking_usd_per_k,
             settings.price_guardrails_usd_per_cpu_hour,
             settings.price_storage_usd_per_gb_day,
         ),

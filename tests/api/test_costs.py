@@ -215,7 +215,7 @@ def test_a_kill_changes_no_sum_by_any_grouping_and_no_budget(
         "OSTIARY_LLM_URL": fake_model_server,
         "OSTIARY_LLM_MODEL": "stub",
         "OSTIARY_PRICE_GUARDRAILS_USD_PER_CPU_HOUR": "40",
-        "OSTIARY_PRICE_SEARCH_USD_PER_1000": "0.5",
+        "OSTIARY_PRICE_SEARCH_USD_PER_K": "0.5",
         "OSTIARY_PRICE_STORAGE_USD_PER_GB_DAY": "1000",
     }
     if database == "postgresql":
@@ -271,5 +271,6 @@ def test_a_kill_changes_no_sum_by_any_grouping_and_no_budget(
     (budget,) = send(house, "GET", BUDGETS)[1]["data"]
     assert round(budget["spent_usd"] * 1e9) == sum(parts.values())
     table = checked(house)
+    print(table)
     assert "YES" not in table and "FAULT" not in table
     assert f"{sum(parts.values()) / 1e9:,.9f}" in table
