@@ -37,10 +37,11 @@ class Route:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         self.asked += 1
-        status, headers, body = 200, [], {"object": "chat.completion"}
+        status, headers = 200, list[tuple[bytes, bytes]]()
+        body: dict[str, Any] = {"object": "chat.completion"}
         if self.asked <= self.refusals:
             status, headers = 402, [(b"retry-after", str(self.anew_s).encode())]
-            body = {"error": {"code": "budget_exceeded", "message": "Spent."}}  # type: ignore[dict-item]
+            body = {"error": {"code": "budget_exceeded", "message": "Spent."}}
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": orjson.dumps(body)})
 
@@ -66,8 +67,22 @@ async def asked(db: Database, folder: Path, route: Route, window_s: float) -> di
     made = Batches(db, jobs, service, inside, valid, at_once=1, longest_line=10**6)
     now = time.time()
     batch = Batch(
-        *("batch_1", "t1", WHO.owner, WHO.as_json(), "/v1/chat/completions", "file-1", None),
-        *("in_progress", None, 1, 0, 0, None, None, now, now + window_s),
+        id="batch_1",
+        tenant_id="t1",
+        owner=WHO.owner,
+        principal=WHO.as_json(),
+        endpoint="/v1/chat/completions",
+        input_file_id="file-1",
+        metadata=None,
+        status="in_progress",
+        errors=None,
+        total=1,
+        completed=0,
+        failed=0,
+        output_file_id=None,
+        error_file_id=None,
+        created_at=now,
+        expires_at=now + window_s,
     )
     values = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
     kept = {"id": "file-1", "tenant_id": "t1", "filename": "f", "purpose": "batch", "bytes": 1}
