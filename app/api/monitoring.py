@@ -14,6 +14,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from app.api.admin import reach
+from app.api.audit import Time
 from app.api.common import ERRORS
 from app.errors import BadRequest, NotFound
 from app.gateway.call import Call
@@ -87,8 +88,10 @@ async def get_usage(
         ),
     ] = ["route"],  # noqa: B006
     days: Annotated[int, Query(ge=1, le=366, description="Without `from`: so many back.")] = 30,
-    from_: Annotated[AwareDatetime | None, Query(alias="from")] = None,
-    to: Annotated[AwareDatetime | None, Query(description="Calls that began before.")] = None,
+    from_: Annotated[
+        Time | None, Query(alias="from", description="Calls that began from then.")
+    ] = (None),
+    to: Annotated[Time | None, Query(description="Calls that began before.")] = None,
 ) -> Any:
     """Sum calls, tokens and cost; equal to the sum of the audit records. CSV by `accept`."""
     if len(set(group_by)) < len(group_by):
