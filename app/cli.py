@@ -18,6 +18,7 @@ from app.audit_cli import audit
 from app.console import client_of, run, say
 from app.errors import BadRequest
 from app.settings import Settings
+from app.usage_cli import usage
 from pipelines.embeddings.cli import pipeline
 
 cli = typer.Typer(
@@ -28,6 +29,7 @@ cli = typer.Typer(
 keys = typer.Typer(no_args_is_help=True, help="API keys: create, list, rotate, revoke.")
 cli.add_typer(keys, name="keys")
 cli.add_typer(audit, name="audit")
+cli.command("usage")(usage)
 evaluate = typer.Typer(help="Measure the gateway on judged questions: its answers, its search.")
 cli.add_typer(evaluate, name="eval")
 cli.add_typer(pipeline, name="pipeline")

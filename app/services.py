@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from app.auditing import Auditing
+    from app.gateway.budgets import Budgets
     from app.gateway.identity import Identity
     from app.gateway.inside import Inside
     from app.guardrails.in_force import InForce
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from app.monitoring.drift import DriftMonitor
     from app.monitoring.erasure import Erasures
     from app.monitoring.metrics import Metrics
+    from app.monitoring.usage import Usage
     from app.retrieval.builds import Builds
     from app.retrieval.collections import VectorStores
     from app.retrieval.connectors.connectors import Connectors
@@ -51,6 +53,8 @@ class Services:
     audit: AuditLog
     auditing: Auditing
     erasures: Erasures
+    usage: Usage
+    budgets: Budgets
     drift: DriftMonitor
     metrics: Metrics
     jobs: Jobs

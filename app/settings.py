@@ -93,6 +93,19 @@ class Settings(BaseSettings):
     price_embedding_usd_per_mtok: float = Field(
         0.01, description="USD per million embedded tokens."
     )
+    price_search_usd_per_k: float = Field(0.0, ge=0, description="USD per thousand searches.")
+    price_retrieval_usd_per_cpu_hour: float = Field(
+        0.0, ge=0, description="USD per hour of CPU that searches take."
+    )
+    price_reranking_usd_per_k: float = Field(
+        0.0, ge=0, description="USD per thousand passages that a reranker judges."
+    )
+    price_guardrails_usd_per_cpu_hour: float = Field(
+        0.0, ge=0, description="USD per hour of CPU that screening takes."
+    )
+    price_storage_usd_per_gb_day: float = Field(
+        0.0, ge=0, description="USD per gigabyte of files, vectors and words kept, and day."
+    )
 
     embedded_retrieval: bool = Field(True, description="Load the embedder and the vector engine.")
     vector_engine: Annotated[

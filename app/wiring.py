@@ -7,10 +7,12 @@ import logging
 import secrets
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from app.auditing import open_auditing
 from app.erasing import open_erasures
+from app.gateway.budgets import Budgets
 from app.gateway.corridor import Corridor
 from app.gateway.idempotency import Idempotency
 from app.gateway.identity import Identity
@@ -45,8 +47,11 @@ from app.llm.trial import Trials
 from app.llm.upstream import Upstream
 from app.monitoring.audit import AuditLog
 from app.monitoring.cost import Prices
+from app.monitoring.cost_parts import PartPrices
 from app.monitoring.drift import DriftMonitor
 from app.monitoring.metrics import Metrics
+from app.monitoring.storage_cost import StorageCharges
+from app.monitoring.usage import Usage
 from app.periodic import forever
 from app.pools import Pool
 from app.retrieval.builds import Builds
@@ -64,6 +69,7 @@ from app.retrieval.ingestion import Ingestion
 from app.retrieval.parsers.apart import end_idle
 from app.retrieval.search import Searches
 from app.retrieval.store_files import StoreFiles
+from app.retrieval.stored import stored
 from app.retrieval_models import open_models, open_rankers
 from app.services import Services
 from app.settings import Settings
@@ -80,6 +86,8 @@ FLUSH_SAMPLES_S = 2.0
 FOLLOW_FLEET_S = 5.0  # changes made through other gateways
 FOLLOW_POLICIES_S = 2.0
 FORGET_S = 300.0  # pseudonyms of kept responses whose time is over
+FOLLOW_BUDGETS_S = 2.0
+LOOK_FOR_STORAGE_S = 60.0
 
 
 async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Services, Corridor]:
@@ -109,6 +117,13 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         key_file = data / "admin.key"
         settle(secret_draft(key_file, made.encode()), key_file)
         log.warning("made the first admin key; it is in admin.key")
+    metrics = Metrics()
+    budgets = Budgets(
+        db,
+        count=lambda level: metrics.budget_alerts.labels(str(level)).inc(),
+        spent=metrics.budgets_spent.set,
+    )
+    await budgets.look()
     limits = Limits(
         make_counters(settings.redis_url),
         make_streams(settings.redis_url),
@@ -119,6 +134,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         budget_usd_per_day=settings.budget_usd_per_day,
         spent=spent_since(db),
         budget_of=identity.budget_of,
+        budgets=budgets,
     )
     key = _guardrail_key(settings, data)
     idempotency = Idempotency(
@@ -130,8 +146,16 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         settings.price_completion_usd_per_mtok,
         settings.price_embedding_usd_per_mtok,
         busy_s=lambda model: router.busy_s(model),
+        parts=PartPrices(
+            settings.price_search_usd_per_k,
+            settings.price_retrieval_usd_per_cpu_hour,
+            settings.price_reranking_usd_per_k,
+            settings.price_guardrails_usd_per_cpu_hour,
+            settings.price_storage_usd_per_gb_day,
+        ),
     )
-    drift, metrics = DriftMonitor(db), Metrics()
+    storage = StorageCharges(audit, prices.parts, partial(stored, db), limits.committed)
+    drift = DriftMonitor(db)
     stack.push_async_callback(drift.flush)
     policy = load_policy(settings.guardrail_policy)
     detector = await asyncio.to_thread(PiiDetector)
@@ -279,6 +303,10 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     stack.callback(obeying.cancel)
     forgetting = asyncio.create_task(forever(conversations.forget_old, FORGET_S, at_once=True))
     stack.callback(forgetting.cancel)
+    counting = asyncio.create_task(forever(budgets.look, FOLLOW_BUDGETS_S))
+    stack.callback(counting.cancel)
+    storing = asyncio.create_task(forever(storage.look, LOOK_FOR_STORAGE_S, at_once=True))
+    stack.callback(storing.cancel)
     sampling = asyncio.create_task(forever(samples.flush, FLUSH_SAMPLES_S))
     stack.callback(sampling.cancel)
     if models:
@@ -307,6 +335,8 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         audit=audit,
         auditing=auditing,
         erasures=erasures,
+        usage=Usage(db),
+        budgets=budgets,
         drift=drift,
         metrics=metrics,
         jobs=jobs,

@@ -15,6 +15,7 @@ from app.gateway.acting import IMPERSONATE, MOST_GROUPS
 from app.gateway.call import DEFAULT_TENANT, SEES_ALL, Call
 from app.gateway.corridor import GovernedRoute, Scope
 from app.gateway.scopes import require_known
+from app.gateway.tags import MOST, NAME, VALUE
 
 if TYPE_CHECKING:
     from app.gateway.identity import ApiKey, Identity, Tenant
@@ -26,6 +27,13 @@ Admin = Annotated[Call, Depends(Scope("admin"))]
 Platform = Annotated[Call, Depends(Scope("admin:platform"))]
 IdText = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 PathId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Tags = Annotated[
+    dict[
+        Annotated[str, Field(pattern=f"^{NAME}$")],
+        Annotated[str, Field(pattern=f"^{VALUE}$")],
+    ],
+    Field(max_length=MOST),
+]
 ScopeName = Annotated[str, Field(pattern=r"^(\*|[a-z_]{1,40}(:(\*|[a-z_]{1,40}))?)$")]
 
 
@@ -65,6 +73,7 @@ class KeyBody(BaseModel):
         AccessName | None, Field(description="Whom access lists take the bearer for.")
     ] = None
     groups: Annotated[list[AccessName], Field(max_length=MOST_GROUPS)] = []
+    tags: Annotated[Tags, Field(description="Of all its calls; these cannot change them.")] = {}
 
 
 class RotateBody(BaseModel):
@@ -91,6 +100,7 @@ class KeyObject(BaseModel):
     budget_usd_per_day: float | None
     user: str | None
     groups: list[str]
+    tags: dict[str, str]
 
 
 class NewKeyObject(KeyObject):
@@ -192,6 +202,7 @@ async def create_key(request: Request, call: Admin, body: KeyBody) -> NewKeyObje
         budget_usd_per_day=body.budget_usd_per_day,
         user=body.user,
         groups=body.groups,
+        tags=body.tags,
     )
     return NewKeyObject(key=secret, **_shown(row))
 

@@ -28,7 +28,7 @@ async def create_embeddings(
     dimensions = body.dimensions or embedder.dim
     embedder.cut(np.zeros((0, embedder.dim), np.float32), dimensions)  # refuses before any work
     texts = _texts(body.input)
-    call.model = body.model
+    call.asks(body.model)
     call.versions["model"] = embedder.fingerprint[:12]
     texts = await services.guardrails.screen(call, texts, "input")
     tokens = sum(embedder.count_tokens(t) for t in texts)

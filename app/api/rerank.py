@@ -59,7 +59,8 @@ async def create_rerank(request: Request, call: Write, body: RerankRequest) -> R
             code="model_not_found",
         )
     ranker = await services.rankers.get(body.model)
-    call.model = call.versions["model"] = body.model
+    call.asks(body.model)
+    call.versions["model"] = body.model
     texts = [body.query, *body.document_texts()]
     call.features["input_length"] = float(sum(map(len, texts)))
     query, *documents = await services.guardrails.screen(call, texts, "input")
@@ -75,6 +76,7 @@ async def create_rerank(request: Request, call: Write, body: RerankRequest) -> R
     for start in range(0, len(read), AT_ONCE):
         part = [Candidate(text, 0.0) for text in read[start : start + AT_ONCE]]
         done = await ranker.rerank(query, part, None, 1.0, LONGEST)
+        call.usage.reranked += done.scored
         if done.scored < len(part):
             raise RateLimited(
                 "The reranking model has more work than it can take. Send the call again soon.",

@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeGuard, TypeVar
 
 from app.errors import ClientClosed
 
@@ -21,6 +21,7 @@ Direction = Literal["input", "output"]
 HIDING = frozenset(
     {"mask", "replace", "hash", "encrypt", "pseudonymize"}
 )  # actions that take a value out of a text
+P = ParamSpec("P")
 T = TypeVar("T")
 SEES_ALL = "access:all"  # the scope of those whom access lists do not bind
 
@@ -41,6 +42,7 @@ class Principal:
     max_streams: int | None = None
     budget_usd_per_day: float | None = None  # of the key; that of its tenant holds besides
     acting: bool = False  # user and groups were named by the key's application for this call
+    tags: tuple[tuple[str, str], ...] = ()  # of the key, and so of all its calls
 
     @property
     def sees_all(self) -> bool:
@@ -67,7 +69,8 @@ class Principal:
     def from_json(cls, kept: Mapping[str, Any]) -> Principal:
         """The principal that :meth:`as_json` kept."""
         sets = {name: frozenset(kept[name]) for name in ("scopes", "groups")}
-        return cls(**{**kept, **sets})
+        tags = tuple((name, value) for name, value in kept.get("tags", ()))
+        return cls(**{**kept, **sets, "tags": tags})
 
     def may(self, scope: str) -> bool:
         """Whether ``scope`` is granted: exactly, by its family ``chat:*``, or by ``*``."""
@@ -93,7 +96,7 @@ def _can_be(tokens: Any) -> TypeGuard[int]:
 
 @dataclass(slots=True)
 class Usage:
-    """What a call consumed, in tokens.
+    """What a call consumed: tokens, searches, and passages that a reranker judged.
 
     ``aside`` are the prompt and completion tokens, counted in the others too, of model calls
     before the one that answers, such as the rewriting of a question.
@@ -104,6 +107,8 @@ class Usage:
     embedding_tokens: int = 0
     aside: tuple[int, int] = (0, 0)
     estimated: bool = False  # by the length of the texts, as the server told nothing yet
+    searches: int = 0
+    reranked: int = 0
 
     def reading(self, prompt_tokens: int) -> None:
         """A model server reads the prompt: of so many tokens, until it tells."""
@@ -152,7 +157,12 @@ class Call:
     model: str | None = None
     versions: dict[str, str] = field(default_factory=dict)  # model, index, policy …
     usage: Usage = field(default_factory=Usage)
-    cost_nano_usd: int = 0
+    times: frozenset[str] = frozenset()  # parts whose time on the CPU is charged
+    cpu_s: list[tuple[str, float]] = field(default_factory=list)  # of these, in seconds
+    costs: dict[str, int] = field(default_factory=dict)  # by component, nano-USD
+    cost_nano_usd: int = 0  # their sum
+    work: dict[str, float] = field(default_factory=dict)  # what the costs are for
+    tags: dict[str, str] = field(default_factory=dict)  # of the caller's own, to sum costs by
     findings: dict[tuple[Direction, str, str], int] = field(default_factory=dict)
     screened: set[Direction] = field(default_factory=set)
     obeys: Choice | None = None  # the guardrail policy, decided by the corridor
@@ -168,6 +178,7 @@ class Call:
     bodies: dict[str, str] = field(default_factory=dict)  # kept only when the policy says so
     windows: tuple[Window, Window] | None = None  # requests and tokens of this minute
     priority: Literal["interactive", "background"] = "interactive"  # where calls wait
+    budgets: Callable[[Call], None] | None = None  # refuses a model whose budget is spent
     stream_limit: Callable[[Call], Awaitable[None]] | None = None
     streams: bool = False  # it counts as an open stream
     left: Callable[[], Awaitable[None]] | None = None  # waits until the client has gone
@@ -181,6 +192,33 @@ class Call:
     @property
     def cost_usd(self) -> float:
         return self.cost_nano_usd / 1e9
+
+    def asks(self, model: str) -> None:
+        """Name the model that the call is for, before it is asked.
+
+        Raises:
+            BudgetExceeded: a budget of this model is spent.
+        """
+        self.model = model
+        if self.budgets is not None:
+            self.budgets(self)
+
+    def timed(self, part: str, function: Callable[P, T]) -> Callable[P, T]:
+        """``function``, whose time on the CPU is noted where it is charged.
+
+        It may run in any thread: adding to a list is one step of the interpreter.
+        """
+        if part not in self.times:
+            return function
+
+        def run(*args: P.args, **kwargs: P.kwargs) -> T:
+            began = time.thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.cpu_s.append((part, time.thread_time() - began))
+
+        return run
 
     async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
         """Do ``work``, unless the client goes away first: then it is cancelled.

@@ -20,6 +20,7 @@ from app.gateway.acting import acting_for
 from app.gateway.body import Receive
 from app.gateway.call import HIDING, Call, Direction, Principal, Usage
 from app.gateway.scopes import SCOPES
+from app.gateway.tags import tags_of
 from app.ids import new_id
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ostiary.gateway")
 Message = MutableMapping[str, Any]
+# whoever must see what was spent, and set other budgets, is not stopped by a spent one
+NEVER_STOPPED = frozenset({"admin", "admin:platform", "monitoring:read", "audit:read"})
 PRIORITIES = (b"interactive", b"background")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -127,10 +130,13 @@ class Corridor:
         call_id = new_id("call_")
         call = Call(call_id, call_id, door, route, principal, priority="background")
         self.decide(call)
-        call.settler = self._settle
+        call.settler, call.tags = self._settle, dict(principal.tags)
+        call.times = self.prices.parts.timed
         try:
             if not duty:
+                call.budgets = self.limits.check_budgets
                 await self.limits.check_budget(principal)
+                call.budgets(call)
             yield call
         except OstiaryError as error:
             call.error_code = error.code
@@ -172,7 +178,8 @@ class Corridor:
         tail: bytes,
         to_store: Callable[[int, bytes], dict[str, Any] | None] | None = None,
     ) -> None:
-        call.cost_nano_usd = self.prices.cost_nano_usd(call.model, call.usage)
+        call.costs, call.work = self.prices.costs(call)
+        call.cost_nano_usd = sum(call.costs.values())
         if call.usage.estimated:
             call.lineage["usage"] = "estimated"
         latency = time.perf_counter() - call.clock
@@ -190,6 +197,7 @@ class Corridor:
                 "your side: send it again once the operator has mended the audit log.",
                 code="audit_unavailable",
             ) from error
+        self.limits.committed(call)
 
 
 class _Passage:
@@ -232,6 +240,9 @@ class _Passage:
         )
         self.call.settler = partial(corridor._settle, to_store=self._to_store)
         self.call.left = self._left
+        self.call.times = corridor.prices.parts.timed
+        if required.name not in NEVER_STOPPED:
+            self.call.budgets = corridor.limits.check_budgets
         self.call.stream_limit = corridor.limits.begin_stream
         wanted = self.headers.get(b"x-ostiary-priority")
         if (control := self.headers.get(b"cache-control")) is not None:
@@ -280,6 +291,7 @@ class _Passage:
                 )
             if known is None:
                 call.principal = acting_for(call.principal, self.scope["headers"])
+            call.tags = tags_of(call.principal, self.headers)
             self._check_length()
             await corridor.limits.admit(call)
             if self.required.screens:

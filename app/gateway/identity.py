@@ -118,6 +118,7 @@ class Identity(KeyStore):
             f"key:{row['first_id'] or row['id']}",
             row["max_streams"],
             row["budget_usd_per_day"],
+            tags=tuple(sorted((row["tags"] or {}).items())),
         )
         return principal, row["expires_at"]
 

@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import func, insert, select, update
@@ -42,6 +42,7 @@ class ApiKey:
     first_id: str | None = None
     max_streams: int | None = None
     budget_usd_per_day: float | None = None
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +191,12 @@ class KeyStore:
         groups: Sequence[str] = (),
         max_streams: int | None = None,
         budget_usd_per_day: float | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> tuple[ApiKey, str]:
         """Return the key's row and the whole key, which cannot be had again.
 
-        ``user`` and ``groups`` are whom access lists take its bearer for.
+        ``user`` and ``groups`` are whom access lists take its bearer for; ``tags`` are those of
+        all its calls.
         """
         if await self.find_tenant(tenant_id) is None:
             raise NotFound("tenant", tenant_id)
@@ -215,6 +218,7 @@ class KeyStore:
             groups=tuple(groups),
             max_streams=max_streams,
             budget_usd_per_day=budget_usd_per_day,
+            tags=dict(tags or {}),
         )
         async with self._db.write() as connection:
             await connection.execute(insert(api_keys).values(_values(row, secret)))
@@ -314,6 +318,7 @@ class KeyStore:
 def _api_key(row: Mapping[Any, Any]) -> ApiKey:
     values = {name: value for name, value in row.items() if name != "secret_hash"}
     several = {"scopes": tuple(values["scopes"]), "groups": tuple(values["groups"] or ())}
+    values["tags"] = values["tags"] or {}
     return ApiKey(**{**values, **several})
 
 

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy import func, select
 
@@ -17,6 +17,9 @@ from app.gateway.call import Call, Principal
 from app.gateway.streams import Streams, soon, unreachable
 from app.store.db import Database
 from app.store.models import audit
+
+if TYPE_CHECKING:
+    from app.gateway.budgets import Budgets
 
 log = logging.getLogger("ostiary.gateway")
 WINDOW_S = 60
@@ -157,7 +160,9 @@ class Limits:
         spent: SpentSince,
         budget_of: BudgetOf,
         clock: Clock = time.time,
+        budgets: Budgets | None = None,
     ) -> None:
+        self._budgets = budgets
         self._counters, self._streams = counters, streams
         self._max_streams = max_streams
         self._rpm, self._tpm, self._tenant_rpm = rpm, tpm, tenant_rpm
@@ -172,7 +177,7 @@ class Limits:
 
         Raises:
             RateLimited: the minute of the key or the tenant is spent.
-            BudgetExceeded: the tenant's day is spent.
+            BudgetExceeded: the tenant's day, or a budget, is spent.
             Unavailable: the shared counters do not answer.
         """
         who = call.principal
@@ -188,6 +193,8 @@ class Limits:
         if tenant.remaining < 0:
             raise self._too_many("requests per minute for this tenant", tenant)
         await self.check_budget(who)
+        if call.budgets is not None:
+            call.budgets(call)
 
     async def begin_stream(self, call: Call) -> None:
         """Count an open stream, until :meth:`charge`.
@@ -204,6 +211,16 @@ class Limits:
                 code="too_many_streams",
                 headers={"retry-after": "1"},
             )
+
+    def check_budgets(self, call: Call) -> None:
+        """Raise BudgetExceeded when a budget that the call falls under is spent."""
+        if self._budgets is not None:
+            self._budgets.check(call)
+
+    def committed(self, call: Call) -> None:
+        """Count the cost of a call whose record is durable in the budgets it falls under."""
+        if self._budgets is not None:
+            self._budgets.charge(call)
 
     async def check_budget(self, principal: Principal) -> None:
         """Raise BudgetExceeded when the tenant, or the key, has spent its day."""
@@ -222,7 +239,8 @@ class Limits:
                 remedy = "an administrator can give you a key with another"
             raise BudgetExceeded(
                 f"The budget {whose}of {_usd(known.budget)} a day is spent. It starts anew at "
-                f"midnight UTC; {remedy}."
+                f"midnight UTC; {remedy}.",
+                headers={"retry-after": str(DAY_S - int(self._clock()) % DAY_S)},
             )
 
     def _is_old(self, known: _Day) -> bool:

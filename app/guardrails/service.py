@@ -125,13 +125,14 @@ class Guardrails:
             kinds = structured or [False] * len(texts)
             covers = [own.cover(structured=kind) for kind in kinds]
             texts = [c.feed(t, final=True) for c, t in zip(covers, texts, strict=True)]
+        detect = call.timed("guardrails", self._detect)
         with _failing_closed():
             quick = not policy.by_sentence(direction) and not watched & ATTACK_ENTITIES
             if quick and _light(texts):
-                found = self._detect(policy, texts, watched, direction)
+                found = detect(policy, texts, watched, direction)
             else:
                 found = await self._pool.run(
-                    self._detect, policy, texts, watched, direction, passages=passages
+                    detect, policy, texts, watched, direction, passages=passages
                 )
         if (dry_run := self._dry_run(call)) is not None:
             dry_run.see(texts, direction, passages=passages)
@@ -184,10 +185,11 @@ class Guardrails:
         watched = policy.watched("output")
         own = call.pseudonyms
         cover = own.cover(structured=structured) if own else None
+        detect = call.timed("guardrails", self._detect)
 
         def screen(text: str, start: int) -> str:
             with _failing_closed():
-                found = self._detect(policy, [text], watched, "output", start)
+                found = detect(policy, [text], watched, "output", start)
             passed = self._apply(policy, call, [text], found, "output")[0][start:]
             if self._keep:
                 told = passed if cover is None else cover.names(passed)
@@ -335,8 +337,9 @@ class Guardrails:
             Unavailable: the guardrails cannot work.
         """
         watched = policy.watched(direction)
+        detect = call.timed("guardrails", self._detect)
         with _failing_closed():
-            found = await self._pool.run(self._detect, policy, texts, watched, direction)
+            found = await self._pool.run(detect, policy, texts, watched, direction)
         if direction == "input" and policy.pseudonymized:
             trial = Call(call.id, call.request_id, call.door, call.route, call.principal)
             with _failing_closed():
@@ -359,8 +362,9 @@ class Guardrails:
         """
         policy = self.policy_of(call)
         watched = policy.watched("input") | policy.watched("output")
+        detect = call.timed("guardrails", self._detect)
         with _failing_closed():
-            found = await self._pool.run(self._detect, policy, texts, watched, "input")
+            found = await self._pool.run(detect, policy, texts, watched, "input")
         if (dry_run := self._dry_run(call)) is not None:
             dry_run.see(texts, "input")
         call.mark_screened("input")
@@ -390,7 +394,7 @@ class Guardrails:
             return sorted(found, key=lambda f: (f.start, f.end))
 
         with _failing_closed():
-            found = await self._pool.run(look)
+            found = await self._pool.run(call.timed("guardrails", look))
         call.mark_screened("input")
         return found
 

@@ -110,7 +110,9 @@ class Answers:
             replace(h, passage=replace(h.passage, text=t)) for h, t in zip(hits, texts, strict=True)
         ]
         rare = rare_words(*await self._searches.frequencies(call, store_ids, question))
-        grounds = await self._pool.run(judge, self._scorer, question, hits, rare, self._threshold)
+        grounds = await self._pool.run(
+            call.timed("retrieval", judge), self._scorer, question, hits, rare, self._threshold
+        )
         call.lineage["passages"] = [p.id for p in grounds.passages]
         call.features["relevance"] = grounds.relevance
         call.features["refusal"] = 0.0 if grounds.answerable else 1.0
@@ -137,7 +139,10 @@ class Answers:
             return
         given = 0
         quotes = await self._pool.run(
-            best_sentences, self._scorer, search.question, search.grounds.passages
+            call.timed("retrieval", best_sentences),
+            self._scorer,
+            search.question,
+            search.grounds.passages,
         )
         said: list[set[str]] = []
         try:

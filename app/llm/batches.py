@@ -7,6 +7,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import IO, Any
 
@@ -19,7 +20,6 @@ from app.gateway.inside import Answer, Inside
 from app.ids import new_id
 from app.llm.batch_lines import ENDPOINTS, Fault, Line, faults_of, read, result
 from app.retrieval.files import FileService
-from app.retrieval.ingestion import Govern
 from app.store.db import Database
 from app.store.jobs import Job, Jobs
 from app.store.models import batch_lines, batches
@@ -32,11 +32,13 @@ BATCHES_AT_ONCE = 4
 READ_AT_ONCE = 500  # results
 LOOK_S = 0.5  # between looks whether a batch was cancelled
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+BUDGET_PAUSE_S = 300.0  # at most, until a spent budget is tried again: it may have been raised
 # what a later try may turn: the limits, and a part of the gateway that is down
 AGAIN = frozenset({429, 502, 503, 504})
 UNDER_WAY = ("validating", "in_progress", "finalizing", "cancelling")
 OVER = ("completed", "failed", "expired", "cancelled")
 
+Govern = Callable[..., AbstractAsyncContextManager[Call]]
 StillValid = Callable[[Principal], Awaitable[None]]
 
 
@@ -119,7 +121,7 @@ class Batches:
                 "The file was not uploaded for a batch. Upload it with the purpose 'batch'.",
                 param="input_file_id",
             )
-        now, who = time.time(), call.principal
+        now, who = time.time(), replace(call.principal, tags=tuple(call.tags.items()))
         batch = Batch(
             new_id("batch_"),
             call.tenant_id,
@@ -302,13 +304,16 @@ class Batches:
         while not run.stop.is_set():
             key = f"{batch.id}:{line.number}"
             answer = await self._inside.post(run.principal, batch.endpoint, body, key)
-            if not _may_turn(answer):
+            wait = _seconds(answer.headers.get("retry-after"), pause)
+            spent = answer.status == 402  # and begins anew, but perhaps too late for this batch
+            in_time = time.time() + wait < batch.expires_at
+            if not (_may_turn(answer) or (spent and in_time)):
                 await self._keep(batch, line, answer)
                 return
-            wait = _seconds(answer.headers.get("retry-after"), pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
+            longest = BUDGET_PAUSE_S if spent else LONGEST_PAUSE_S
             try:
-                async with asyncio.timeout(min(max(wait, FIRST_PAUSE_S), LONGEST_PAUSE_S)):
+                async with asyncio.timeout(min(max(wait, FIRST_PAUSE_S), longest)):
                     await run.stop.wait()
             except TimeoutError:
                 continue
@@ -373,7 +378,8 @@ class Batches:
         except NotFound:
             assert self.govern is not None
             principal, name = Principal.from_json(batch.principal), f"{batch.id}_{what}.jsonl"
-            async with self.govern("batch", f"job {KIND}", principal) as call:
+            # a duty: a budget that the last line spent takes nobody's answers away
+            async with self.govern("batch", f"job {KIND}", principal, duty=True) as call:
                 call.lineage["batch"] = batch.id
                 await self._files.keep(call, name, "batch_output", content, file_id, batch.owner)
 

@@ -73,7 +73,7 @@ class Relay:
 
     def cost(self, call: Call) -> float:
         """What the call has cost so far, in USD."""
-        return self._prices.cost_nano_usd(call.model, call.usage) / 1e9
+        return self._prices.cost_usd(call)
 
     async def open_stream(
         self, call: Call, body: dict[str, Any], path: str, wants_usage: bool

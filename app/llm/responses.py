@@ -190,7 +190,7 @@ class Responses:
             "output_tokens": usage.completion_tokens,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-            "cost_usd": self._prices.cost_nano_usd(call.model, usage) / 1e9,
+            "cost_usd": self._prices.cost_usd(call),
         }
         events.response["metadata"] = {**(request.metadata or {}), **metadata}
         if incomplete:

@@ -23,10 +23,11 @@ async def screen_input(
 
     Raises:
         NotFound: no such model is served.
+        BudgetExceeded: a budget of the model is spent.
         GuardrailViolation: the policy blocks what was found.
     """
     router.available(request.model)  # unknown names reach neither audit nor drift
-    call.model = request.model
+    call.asks(request.model)
     call.versions["model"] = request.model
     if call.pseudonyms is None:  # those of a conversation that goes on are there
         scope = _conversation(call, request)

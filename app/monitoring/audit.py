@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import PoolProxiedConnection, func, select
+from sqlalchemy import PoolProxiedConnection
 
 from app.gateway.call import Call
 from app.monitoring.audit_sql import Statements
@@ -35,7 +35,9 @@ class _Entry:
     bodies: dict[str, str]
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
+    once: dict[str, Any] | None = None
     chained: tuple[int, str] = (0, GENESIS)
+    kept: bool = True  # False: what it may be once only was there before
 
 
 class AuditLog:
@@ -66,20 +68,29 @@ class AuditLog:
             self._thread = None
 
     async def commit(
-        self, call: Call, status: int, latency_s: float, stored: dict[str, Any] | None
-    ) -> None:
+        self,
+        call: Call,
+        status: int,
+        latency_s: float,
+        stored: dict[str, Any] | None,
+        once: dict[str, Any] | None = None,
+    ) -> bool:
         """Return once the record of ``call`` is on disk.
 
         ``stored`` is the reply kept under an idempotency key; it is committed in the same
-        transaction, so a keyed call is either audited and replayable or neither.
+        transaction, so a keyed call is either audited and replayable or neither. So is ``once``,
+        a row of ``storage_charges``: False when there was one before, and no record is written.
         """
         if self._thread is None or not self._thread.is_alive():
             raise RuntimeError("the audit writer is not running")
         loop = asyncio.get_running_loop()
         row, record = _describe(call, status, latency_s)
-        entry = _Entry(call.tenant_id, row, record, stored, call.bodies, loop, loop.create_future())
+        entry = _Entry(
+            call.tenant_id, row, record, stored, call.bodies, loop, loop.create_future(), once
+        )
         self._queue.put(entry)
         await entry.done  # a caller that is cancelled here leaves the record to be written
+        return entry.kept
 
     def _run(self) -> None:
         while True:
@@ -134,17 +145,18 @@ class AuditLog:
         """Write the records; returns where each chain ends once this is committed."""
         by_tenant: dict[str, list[_Entry]] = {}
         sealed: list[tuple[_Entry, str]] = []
-        for entry in group:
-            by_tenant.setdefault(entry.tenant_id, []).append(entry)
-            if entry.bodies:
-                sealed.append((entry, _seal(entry.bodies)))
-                entry.record["bodies_sha256"] = digest(sealed[-1][1])
+        moved: dict[str, tuple[int, str]] = {}
         # the driver's own cursor: this thread shares the interpreter with the event loop
         cursor = connection.cursor()
-        moved: dict[str, tuple[int, str]] = {}
         try:
             if self._db.is_sqlite:  # PostgreSQL's driver begins by itself
                 cursor.execute("BEGIN IMMEDIATE")
+            group = self._claim(cursor, group)
+            for entry in group:
+                by_tenant.setdefault(entry.tenant_id, []).append(entry)
+                if entry.bodies:
+                    sealed.append((entry, _seal(entry.bodies)))
+                    entry.record["bodies_sha256"] = digest(sealed[-1][1])
             for tenant_id in sorted(by_tenant):  # one lock order for all replicas
                 entries = by_tenant[tenant_id]
                 known = self._heads.pop(tenant_id, None)
@@ -153,7 +165,9 @@ class AuditLog:
                     known = self._lock_head(cursor, tenant_id)
                     self._move_head(cursor, tenant_id, known, entries)
                 moved[tenant_id] = entries[-1].chained
-            self._sql.add_records.run_many(cursor, [e.row for t in by_tenant.values() for e in t])
+            if group:
+                rows = [e.row for t in by_tenant.values() for e in t]
+                self._sql.add_records.run_many(cursor, rows)
             if sealed:
                 kept = [
                     {"tenant_id": e.tenant_id, "seq": e.chained[0], "bodies": bodies}
@@ -166,6 +180,18 @@ class AuditLog:
         finally:
             cursor.close()
         return moved
+
+    def _claim(self, cursor: Any, group: list[_Entry]) -> list[_Entry]:
+        """Without the entries that may be once and were there before.
+
+        In one order, and before any chain's head is locked: so no two gateways wait for each other.
+        """
+        claims = [e for e in group if e.once is not None]
+        for entry in sorted(claims, key=lambda e: e.tenant_id):
+            assert entry.once is not None
+            self._sql.claim_day.run(cursor, entry.once)
+            entry.kept = cursor.rowcount == 1
+        return [e for e in group if e.kept] if claims else group
 
     def _move_head(
         self, cursor: Any, tenant_id: str, known: tuple[int, str], entries: list[_Entry]
@@ -213,26 +239,6 @@ class AuditLog:
             rows = await connection.execute(query.order_by(audit.c.seq.desc()).limit(limit))
             return [_shown(r.record, r.hash, r.bodies) for r in rows]
 
-    async def totals(self, tenant_id: str, since: float, group_by: str) -> list[dict[str, Any]]:
-        """Sum usage and cost since ``since`` (Unix seconds) grouped by one column."""
-        column = audit.c[group_by]
-        query = (
-            select(
-                column.label("group"),
-                func.count().label("calls"),
-                func.sum(audit.c.prompt_tokens).label("prompt_tokens"),
-                func.sum(audit.c.completion_tokens).label("completion_tokens"),
-                func.sum(audit.c.embedding_tokens).label("embedding_tokens"),
-                func.sum(audit.c.cost_nano_usd).label("cost_nano_usd"),
-            )
-            .where(audit.c.tenant_id == tenant_id, audit.c.at >= since)
-            .group_by(column)
-        )
-        async with self._db.read() as connection:
-            rows = (await connection.execute(query)).mappings()
-            # PostgreSQL sums bigints to a Decimal
-            return [{k: v if k == "group" else int(v) for k, v in r.items()} for r in rows]
-
 
 def _seal(bodies: dict[str, str]) -> str:
     """Bodies as they are kept and hashed.
@@ -258,6 +264,7 @@ def _describe(call: Call, status: int, latency_s: float) -> tuple[dict[str, Any]
     }
     record = {
         **row,
+        "costs": call.costs,
         "door": call.door,
         "principal": call.principal.subject,
         "versions": call.versions,
@@ -279,6 +286,13 @@ def _describe(call: Call, status: int, latency_s: float) -> tuple[dict[str, Any]
         record["user"] = call.principal.user
     if call.dry_run is not None:
         record["dry_run"] = call.dry_run.as_record()
+    if call.work:
+        record["work"] = call.work
+    if call.tags:
+        record["tags"] = call.tags
+    # beside the record: what sums are by
+    row["costs"] = canonical(call.costs)
+    row["tags"] = canonical(call.tags) if call.tags else None
     return row, record
 
 

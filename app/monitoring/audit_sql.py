@@ -10,6 +10,7 @@ from sqlalchemy import BindParameter, Executable, bindparam, insert, select, tru
 from app.store.db import Database
 from app.store.models import audit, audit_heads, idempotency
 from app.store.models_audit import audit_bodies
+from app.store.models_cost import storage_charges
 
 
 class Statement:
@@ -69,6 +70,7 @@ class Statements:
         )
         self.add_records = Statement(insert(audit), db)
         self.add_bodies = Statement(insert(audit_bodies), db)
+        self.claim_day = Statement(db.insert(storage_charges).on_conflict_do_nothing(), db)
         table = idempotency.c
         self.keep_reply = Statement(
             update(idempotency)

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from app.gateway.call import Usage
+from app.gateway.call import Call, Usage
+from app.monitoring.cost_parts import NANO_PER_HOUR, PartPrices
 
 FORGET_S = 3600.0  # what was measured counts half after so long
 BEGIN_S = 600.0  # of a server's time, that the throughput given at first counts for
@@ -82,6 +83,7 @@ class Prices:
     Args:
         embedding: USD per million embedded tokens.
         busy_s: how long the servers of a model have been busy, all together, seconds.
+        parts: what is charged beside tokens.
     """
 
     def __init__(
@@ -90,8 +92,10 @@ class Prices:
         completion: float,
         embedding: float,
         busy_s: Callable[[str], float] = lambda model: 0.0,
+        parts: PartPrices | None = None,
     ) -> None:
         self._default = TokenPrice(prompt, completion)
+        self.parts = parts or PartPrices()
         self._embedding, self._busy_s = embedding, busy_s
         self._of: dict[str, Price] = {}
         self._throughput: dict[str, Throughput] = {}
@@ -124,17 +128,46 @@ class Prices:
     def cost_nano_usd(
         self, model: str | None, usage: Usage, price: TokenPrice | None = None
     ) -> int:
-        """Return the cost in nano-USD (integers, so that sums are exact).
+        """Return what tokens cost in nano-USD (integers, so that sums are exact).
 
         Args:
             price: of the tokens; None: as the model's.
         """
+        _, cost, _ = self._of_tokens(model, usage, price)
+        return cost + self._of_embedding(usage)
+
+    def _of_tokens(
+        self, model: str | None, usage: Usage, price: TokenPrice | None = None
+    ) -> tuple[str, int, float]:
+        """The component, its cost in nano-USD, and for a price by the hour the server's seconds."""
         by: Price = price or self._of.get(model or "", self._default)
         if isinstance(by, HourPrice):
-            each = by.hour_usd / 3600 / self._throughput[model or ""].tokens_s * 1e9
-            model_cost = each * (usage.prompt_tokens + usage.completion_tokens)
-        else:
-            model_cost = 1_000 * (
-                by.prompt * usage.prompt_tokens + by.completion * usage.completion_tokens
-            )
-        return round(model_cost + 1_000 * self._embedding * usage.embedding_tokens)
+            tokens = usage.prompt_tokens + usage.completion_tokens
+            seconds = tokens / self._throughput[model or ""].tokens_s
+            return "gpu", round(by.hour_usd * NANO_PER_HOUR * seconds), seconds
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        return "model", round(1_000 * (by.prompt * prompt + by.completion * completion)), 0.0
+
+    def _of_embedding(self, usage: Usage) -> int:
+        return round(1_000 * self._embedding * usage.embedding_tokens)
+
+    def costs(self, call: Call) -> tuple[dict[str, int], dict[str, float]]:
+        """Return what a call has cost so far and what for.
+
+        Costs are by component, in whole nano-USD, so that sums are exact, without those that
+        are nothing. What for: seconds on the GPU and the CPU, searches, passages judged.
+        """
+        usage, work = call.usage, dict[str, float]()
+        component, cost, seconds = self._of_tokens(call.model, usage)
+        found = {component: cost} if cost else {}
+        if seconds:
+            work["gpu_s"] = round(seconds, 6)
+        if usage.embedding_tokens and (cost := self._of_embedding(usage)):
+            found["embedding"] = cost
+        if usage.searches or usage.reranked or call.cpu_s:  # most calls have none
+            self.parts.add(usage, call.cpu_s, found, work)
+        return found, work
+
+    def cost_usd(self, call: Call) -> float:
+        """Return what a call has cost so far, in USD."""
+        return sum(self.costs(call)[0].values()) / 1e9

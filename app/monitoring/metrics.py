@@ -79,6 +79,17 @@ class Metrics:
             "Connectors whose last whole sync is older than their freshness, of all tenants.",
             registry=self.registry,
         )
+        self.budget_alerts = Counter(
+            "ostiary_budget_alerts",
+            "Levels, in percent, that budgets have reached.",
+            ("level",),
+            registry=self.registry,
+        )
+        self.budgets_spent = Gauge(
+            "ostiary_budgets_spent",
+            "Budgets of which nothing is left in their period, of all tenants.",
+            registry=self.registry,
+        )
         self._by_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def observe(self, call: Call, status: int, latency_s: float) -> None:

@@ -23,6 +23,7 @@ COPIED = (  # columns beside the record that repeat what is in it
     *("call_id", "request_id", "at", "key_id", "route", "model", "status"),
     *("prompt_tokens", "completion_tokens", "embedding_tokens", "cost_nano_usd"),
 )
+COPIED_AS_JSON = ("costs", "tags")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,9 @@ class ChainCheck:
         if row["seq"] != seq:
             raise self.broken(seq, "deleted", f"record {seq} is missing")
         self._check_hash(row, record)
-        if any(name in row and record.get(name) != row[name] for name in COPIED):
+        if any(name in row and record.get(name) != row[name] for name in COPIED) or any(
+            name in row and _as_json(record.get(name)) != row[name] for name in COPIED_AS_JSON
+        ):
             told = f"the indexed columns of record {seq} were changed"
             raise self.broken(seq, "columns_edited", told)
         self._check_bodies(seq, record, row["bodies"])
@@ -227,3 +230,7 @@ class ChainCheck:
             first = min(self._gaps)
             told = f"a signed statement removes records from {first}, but they are here"
             raise self.broken(first, "statement_untrue", told)
+
+
+def _as_json(value: Any) -> str | None:
+    return None if value is None else canonical(value)

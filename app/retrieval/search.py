@@ -199,6 +199,7 @@ class Searches:
         """
         if not query.strip():
             raise BadRequest("The query is empty. Send some words.", param="query")
+        call.usage.searches += 1
         accepts = compile_filter(filters) if filters else None
         vectors: dict[str, NDArray[np.float32]] = {}  # of the query, by model
         chosen_among = ranking.ranker or not ranking.near_duplicates or ranking.diversity > 0
@@ -223,7 +224,7 @@ class Searches:
         if ranking.ranker is not None:
             hits = await self._rerank(call, query, hits, ranking.ranker, ranking.rerank_budget_ms)
         if not ranking.near_duplicates or ranking.diversity > 0:
-            hits = await self._pool.run(_thinned, hits, k, ranking)
+            hits = await self._pool.run(call.timed("retrieval", _thinned), hits, k, ranking)
         hits = hits[:k]
         call.features["retrieval_score"] = hits[0].score if hits else 0.0
         call.lineage["stores"] = [store.id for store in stores]
@@ -297,7 +298,7 @@ class Searches:
                 labelled = list(index.attributes.items()) if accepts else []
                 try:
                     got = await self._pool.run(
-                        _find_where,
+                        call.timed("retrieval", _find_where),
                         index,
                         store.build,
                         query,
@@ -323,6 +324,7 @@ class Searches:
         judged = hits[:RERANKED]
         candidates = [Candidate(h.passage.text, h.score) for h in judged]
         done = await reranker.rerank(query, candidates, budget_ms)
+        call.usage.reranked += done.scored
         call.lineage |= {"reranked": done.scored, "ranker": ranker}
         ordered = [
             replace(judged[place], score=score)

@@ -19,6 +19,7 @@ from sqlalchemy import (
 )
 
 from app.store import models_audit as models_audit  # its tables are of the same metadata
+from app.store import models_cost as models_cost
 from app.store.tables import Id
 from app.store.tables import metadata as metadata
 
@@ -51,6 +52,7 @@ api_keys = Table(
     Column("first_id", Id),  # of the first key of a chain of rotations; null: this one
     Column("max_streams", Integer),
     Column("budget_usd_per_day", Float),
+    Column("tags", JSON),  # of all calls with it
 )
 
 # gateway: idempotency ------------------------------------------------------------------
@@ -96,6 +98,8 @@ audit = Table(
     Column("completion_tokens", BigInteger, nullable=False),
     Column("embedding_tokens", BigInteger, nullable=False),
     Column("cost_nano_usd", BigInteger, nullable=False),
+    Column("costs", Text),  # JSON, nano-USD by component; null: from before there were any
+    Column("tags", Text),  # JSON; null: none
     Column("record", Text, nullable=False),  # canonical JSON, the bytes that are hashed
     Column("prev_hash", String(64), nullable=False),
     Column("hash", String(64), nullable=False),

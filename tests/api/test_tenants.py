@@ -272,6 +272,7 @@ NEEDED = (
     ("POST", "/v1/guardrails/policies/x/try", "guardrails:use"),
     ("GET", "/v1/usage", "monitoring:read"),
     ("GET", "/v1/drift", "monitoring:read"),
+    ("GET", "/v1/budgets", "admin"),
     ("GET", "/v1/audit", "audit:read"),
     ("GET", "/v1/admin/keys", "admin"),
     ("GET", "/v1/admin/policies", "admin"),
