@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from app.alerting import Alerting
     from app.auditing import Auditing
     from app.gateway.identity import Identity
     from app.gateway.inside import Inside
@@ -50,6 +51,7 @@ class Services:
     in_force: InForce
     audit: AuditLog
     auditing: Auditing
+    alerting: Alerting
     erasures: Erasures
     drift: DriftMonitor
     metrics: Metrics

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from app.alerting import open_alerting
 from app.auditing import open_auditing
 from app.erasing import open_erasures
 from app.gateway.corridor import Corridor
@@ -250,6 +251,10 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     await fleet.sync()
     stack.push_async_callback(fleet.close)
 
+    rollouts = Rollouts(db, router, fleet, samples)
+    alerting = open_alerting(settings, stack, db, jobs, key, drift, schedule, builds, rollouts)
+    alerting.incidents.govern = corridor.govern
+
     responses = Responses(db, router, guardrails, answers, prices)
     erasing = RetrievalErasure(db, stores, files, attached)
     erasures = open_erasures(
@@ -265,6 +270,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     await batches.resume()
     await erasures.resume()
     auditing.begin(stack)
+    alerting.begin(stack)
     flushing = asyncio.create_task(forever(drift.flush, FLUSH_DRIFT_S))
     stack.callback(flushing.cancel)
     following = asyncio.create_task(forever(fleet.sync, FOLLOW_FLEET_S))
@@ -298,6 +304,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         in_force=in_force,
         audit=audit,
         auditing=auditing,
+        alerting=alerting,
         erasures=erasures,
         drift=drift,
         metrics=metrics,
@@ -312,7 +319,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         connectors=Connectors(db, stores, declared, schedule),
         router=router,
         fleet=fleet,
-        rollouts=Rollouts(db, router, fleet, samples),
+        rollouts=rollouts,
         rewriter=rewriter,
         chat=Chat(router, guardrails, answers, relay),
         batches=batches,

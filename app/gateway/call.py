@@ -20,6 +20,7 @@ Direction = Literal["input", "output"]
 HIDING = frozenset(
     {"mask", "replace", "hash", "encrypt"}
 )  # actions that take a value out of a text
+SECRET_PATHS = ("/v1/admin/keys", "/v1/admin/webhooks")  # their replies show secrets
 T = TypeVar("T")
 SEES_ALL = "access:all"  # the scope of those whom access lists do not bind
 
