@@ -75,13 +75,15 @@ def open_alerting(
     post = WebhookPost(settings.webhook_origins, private=settings.webhook_private)
     stack.push_async_callback(post.aclose)
     webhooks, policies = Webhooks(db, post, key), AlertPolicies(db)
-    incidents = Incidents(db, policies, _sources(drift, schedule))
+    incidents = Incidents(db, policies, alert_sources(drift, schedule))
     actions = IncidentActions(db, jobs, incidents, _begin(builds, rollouts))
     outbox = WebhookOutbox(db, webhooks, post)
     return Alerting(policies, incidents, actions, webhooks, outbox, settings.alert_every_s)
 
 
-def _sources(drift: DriftMonitor, schedule: Schedule) -> Mapping[str, Source]:
+def alert_sources(drift: DriftMonitor, schedule: Schedule) -> Mapping[str, Source]:
+    """What gives the alerts that stand, by kind."""
+
     async def drifted(tenant_id: str) -> list[Alert]:
         return [
             Alert(tenant_id, "drift", found.feature, {"window": found.window})
