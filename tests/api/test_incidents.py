@@ -85,7 +85,12 @@ def test_a_late_source_is_told_after_a_kill_acted_on_and_closes_itself(house: Ga
     path = f"/v1/vector_stores/{store}/connectors"
     made = good(house, "POST", path, {"source": "followed", "freshness_s": 3600})
     wait_for(lambda: good(house, "GET", f"{path}/{made['id']}")["fresh"])
-    rule = {"kind": "freshness", "subject": "vs_*", "owner": "search team", "severity": "high"}
+    rule: dict[str, Any] = {
+        "kind": "freshness",
+        "subject": "vs_*",
+        "owner": "search team",
+        "severity": "high",
+    }
     rule |= {"webhook_id": hook["id"], "action": "reembed", "approval": True}
     rule |= {"close_after_s": 0.0, "cooldown_s": 0.0, "acknowledge_within_s": 3600.0}
     policy = good(house, "POST", POLICIES, rule)
@@ -268,16 +273,41 @@ def test_two_gateways_on_one_database_open_one_incident(
 
 
 def store_row(store: str) -> dict[str, Any]:
-    row = dict.fromkeys((c.name for c in vector_stores.columns if c.nullable), None)
-    given = {"id": store, "tenant_id": "default", "metadata": {}, "embedding_model": "e"}
-    given |= {"dim": 4, "engine": "faiss", "build": "original", "chunking": {}, "version": 0}
-    return {**row, **given, "created_at": 0.0, "last_active_at": 0.0}
+    row: dict[str, Any] = {c.name: None for c in vector_stores.columns if c.nullable}
+    return row | {
+        "id": store,
+        "tenant_id": "default",
+        "metadata": {},
+        "embedding_model": "e",
+        "dim": 4,
+        "engine": "faiss",
+        "build": "original",
+        "chunking": {},
+        "version": 0,
+        "created_at": 0.0,
+        "last_active_at": 0.0,
+    }
 
 
 def connector_row(store: str) -> dict[str, Any]:
-    row = dict.fromkeys((c.name for c in connectors.columns if c.nullable), None)
-    given = {"id": new_id("cn_"), "tenant_id": "default", "vector_store_id": store}
-    given |= {"source": "s", "path": "", "include": [], "exclude": [], "attributes": {}}
-    given |= {"chunking": {}, "owner": "o", "freshness_s": 60, "enabled": True, "removed": 0}
-    given |= {"failures": 0, "allow_removal": False, "listing": 0, "listed": 0}
-    return {**row, **given, "created_at": 0.0, "whole_at": 0.0, "keep_documents": False}
+    row: dict[str, Any] = {c.name: None for c in connectors.columns if c.nullable}
+    counted = ("removed", "failures", "listing", "listed")
+    return row | {
+        "id": new_id("cn_"),
+        "tenant_id": "default",
+        "vector_store_id": store,
+        "source": "s",
+        "path": "",
+        "include": [],
+        "exclude": [],
+        "attributes": {},
+        "chunking": {},
+        "owner": "o",
+        "freshness_s": 60,
+        "enabled": True,
+        "allow_removal": False,
+        "created_at": 0.0,
+        "whole_at": 0.0,
+        "keep_documents": False,
+        **dict.fromkeys(counted, 0),
+    }

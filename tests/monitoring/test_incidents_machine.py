@@ -98,7 +98,7 @@ def test_every_order_of_events_leaves_a_history_that_may_be(tmp_path: Path) -> N
         db = Database(normal_url(None, tmp_path / "ostiary.db"))
         metadata.create_all(db.sync_engine)
         Handled.runner, Handled.db = runner, db
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(
             Handled,
             settings=settings(
                 max_examples=8,

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -138,12 +137,12 @@ async def test_an_attempt_that_a_kill_cut_is_made_again(line: Line) -> None:
     class Killed(BaseException):
         pass
 
-    async def die(*_: Any) -> None:
-        raise Killed
+    class Dying(WebhookPost):
+        async def send(self, url: str, body: bytes, headers: dict[str, str]) -> None:
+            raise Killed
 
-    kept, line.post.send = line.post.send, die  # type: ignore[method-assign]
-    await line.outbox.deliver()
-    line.post.send = kept  # type: ignore[method-assign]
+    dying = Dying([line.receiver.origin], private=True)
+    await line.desk.outbox(dying, line.webhooks).deliver()
     line.desk.now += LEASE_S - 1
     assert await line.outbox.deliver() == 0
     line.desk.now += 1
