@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from app.alerting import Alerting
     from app.auditing import Auditing
     from app.gateway.budgets import Budgets
     from app.gateway.identity import Identity
@@ -52,6 +53,7 @@ class Services:
     in_force: InForce
     audit: AuditLog
     auditing: Auditing
+    alerting: Alerting
     erasures: Erasures
     usage: Usage
     budgets: Budgets

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -227,6 +228,17 @@ class Settings(BaseSettings):
     audit_bodies_retention_days: float | None = Field(
         None, ge=0, description="Days that bodies in the audit are kept; empty: as the records."
     )
+    alert_every_s: float = Field(
+        60.0, gt=0, description="Seconds between two looks for alerts of drift and freshness."
+    )
+    webhook_origins: list[str] = Field(
+        [],
+        description="Where webhooks may be sent to, as https://hooks.example.org, with the port "
+        "where it has one; empty: nowhere. See docs/incidents.md.",
+    )
+    webhook_private: bool = Field(
+        False, description="Whether these may lie in a private network or on this machine."
+    )
     rate_rpm: int = Field(6000, description="Requests per minute and key.")
     rate_tpm: int = Field(2_000_000, description="Tokens per minute and key.")
     max_streams: int = Field(1000, ge=1, description="Streamed replies open at a time, per key.")
@@ -266,6 +278,18 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+    @field_validator("webhook_origins")
+    @classmethod
+    def _are_origins(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            parts = urlsplit(origin)
+            if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+                raise ValueError("write each as https://hooks.example.org")
+            if parts.path not in ("", "/") or parts.query or parts.fragment:
+                raise ValueError("write each without a path: https://hooks.example.org")
+            _ = parts.port  # raises ValueError for what is no port
+        return origins
 
     @property
     def sql_url(self) -> str:

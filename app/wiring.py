@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
+from app.alerting import open_alerting
 from app.auditing import open_auditing
 from app.erasing import open_erasures
 from app.gateway.budgets import Budgets
@@ -281,6 +282,9 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
 
     conversations = Conversations(db, guardrails, settings.pseudonym_days)
     responses = Responses(db, router, guardrails, answers, prices, conversations)
+    rollouts = Rollouts(db, router, fleet, samples)
+    alerting = open_alerting(settings, stack, db, jobs, key, drift, schedule, builds, rollouts)
+    alerting.incidents.govern = corridor.govern
     erasing = RetrievalErasure(db, stores, files, attached)
     erasures = open_erasures(
         settings, db, jobs, identity, idempotency, cache, responses, erasing, auditing.removal
@@ -295,6 +299,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     await batches.resume()
     await erasures.resume()
     auditing.begin(stack)
+    alerting.begin(stack)
     flushing = asyncio.create_task(forever(drift.flush, FLUSH_DRIFT_S))
     stack.callback(flushing.cancel)
     following = asyncio.create_task(forever(fleet.sync, FOLLOW_FLEET_S))
@@ -334,6 +339,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         in_force=in_force,
         audit=audit,
         auditing=auditing,
+        alerting=alerting,
         erasures=erasures,
         usage=Usage(db),
         budgets=budgets,
@@ -350,7 +356,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         connectors=Connectors(db, stores, declared, schedule),
         router=router,
         fleet=fleet,
-        rollouts=Rollouts(db, router, fleet, samples),
+        rollouts=rollouts,
         rewriter=rewriter,
         chat=Chat(router, guardrails, answers, relay),
         batches=batches,

@@ -22,6 +22,7 @@ HIDING = frozenset(
     {"mask", "replace", "hash", "encrypt", "pseudonymize"}
 )  # actions that take a value out of a text
 P = ParamSpec("P")
+SECRET_PATHS = ("/v1/admin/keys", "/v1/admin/webhooks")  # their replies show secrets
 T = TypeVar("T")
 SEES_ALL = "access:all"  # the scope of those whom access lists do not bind
 

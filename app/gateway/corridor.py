@@ -18,7 +18,7 @@ from fastapi.routing import APIRoute
 from app.errors import BadRequest, Forbidden, OstiaryError, TooLarge, Unavailable
 from app.gateway.acting import acting_for
 from app.gateway.body import Receive
-from app.gateway.call import HIDING, Call, Direction, Principal, Usage
+from app.gateway.call import HIDING, SECRET_PATHS, Call, Direction, Principal, Usage
 from app.gateway.scopes import SCOPES
 from app.gateway.tags import tags_of
 from app.ids import new_id
@@ -395,8 +395,13 @@ class _Passage:
             self._remember(body)
             if self.status >= 400 and call.error_code is None:
                 call.error_code = _code_of(body)
+            shows_secrets = self.scope["path"].startswith(SECRET_PATHS)
             # values that were restored are in no audit
-            if self.corridor.keep_bodies and len(body) < 1_000_000 and not call.pseudonyms:
+            if (
+                self.corridor.keep_bodies
+                and len(body) < 1_000_000
+                and not (call.pseudonyms or shows_secrets)
+            ):
                 call.bodies["response"] = body.decode("utf-8", "replace")
             await call.settle(self.status)
             self.sent.clear()

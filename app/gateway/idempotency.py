@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, delete, func, or_, select
 
 from app.errors import BadRequest, Conflict, Unavailable
 from app.gateway.body import SPOOL_BYTES, Receive, give_again, spool_body
-from app.gateway.call import Call
+from app.gateway.call import SECRET_PATHS, Call
 from app.gateway.person import Person
 from app.store.db import Database
 from app.store.models import idempotency
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 KEPT_S = 24 * 3600
 WAIT_S = 10.0
 ENCLOSED = ["enclosed", "1"]  # among the kept headers: the guardrail key opens the reply
-KEY_PATHS = "/v1/admin/keys"  # their replies show API keys
 NOT_KEPT = frozenset({401, 402, 403, 409, 429, 499})
 
 Reply = tuple[int, list[tuple[bytes, bytes]], bytes]
@@ -110,7 +109,7 @@ class Idempotency:
             )
         spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115
         ticket = Ticket(call.tenant_id, key.decode(), self._owner, spool, call.principal.owner)
-        if scope["path"].startswith(KEY_PATHS):
+        if scope["path"].startswith(SECRET_PATHS):
             ticket.seal = _seal(ticket, scope)
         try:
             fingerprint = _of_caller(call, await spool_body(spool, scope, receive))

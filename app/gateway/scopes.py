@@ -33,8 +33,11 @@ SCOPES = {
     "guardrails:read": "the guardrail policies that the tenant can see",
     "guardrails:write": "storing and deleting the tenant's own guardrail policies",
     "monitoring:read": "usage and drift",
+    "incidents:read": "incidents with their history",
+    "incidents:write": "acknowledging, approving and closing incidents",
     "audit:read": "reading, verifying and exporting the audit log of the tenant",
-    "admin": "the own tenant's keys, budgets, assigned policies, audit retention and erasures",
+    "admin": "the own tenant's keys, budgets, assigned policies, alert policies and webhooks, "
+    "audit retention and erasures",
     "admin:platform": "tenants; keys, policies and retention of all; in the default tenant only",
     SEES_ALL: "no access list binds the key; of no route",
     IMPERSONATE: "naming whom a call is for; of no route",

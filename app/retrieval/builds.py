@@ -75,9 +75,18 @@ class Builds:
     # -- what the doors call ------------------------------------------------------------
 
     async def begin(
-        self, call: Call, store_id: str, engine: str | None, model: str | None, activate: bool
+        self,
+        call: Call,
+        store_id: str,
+        engine: str | None,
+        model: str | None,
+        activate: bool,
+        job_id: str | None = None,
     ) -> Build:
         """Start a build with this engine and model; those of the store where None.
+
+        Args:
+            job_id: of the job to come, where the caller has noted it.
 
         Raises:
             NotFound: the store or the model does not exist.
@@ -87,7 +96,7 @@ class Builds:
         store = await self._stores.searchable(call.tenant_id, store_id)
         name, embedder = self._stores.model(model or store.embedding_model)
         self._stores.check_engine(engine or store.engine)
-        job_id = new_id("job_")
+        job_id = job_id or new_id("job_")
         build = Build(
             store.id,
             new_id("ib_"),
@@ -129,8 +138,13 @@ class Builds:
         await self._submit(call, build, job_id, activate)
         return build
 
-    async def activate(self, call: Call, store_id: str, build_id: str) -> Build:
+    async def activate(
+        self, call: Call, store_id: str, build_id: str, job_id: str | None = None
+    ) -> Build:
         """Start switching to a build that is ready; to the one that is searched: nothing.
+
+        Args:
+            job_id: as of :meth:`begin`.
 
         Raises:
             NotFound: the store or the build does not exist.
@@ -144,10 +158,28 @@ class Builds:
             )
         if build.searched:
             return build
-        job_id = new_id("job_")
+        job_id = job_id or new_id("job_")
         await self._set(build, job_id=job_id, error=None)
         await self._submit(call, build, job_id, True)
         return replace(build, job_id=job_id, error=None)
+
+    async def fall_back(self, call: Call, store_id: str, job_id: str | None = None) -> Build:
+        """Start switching to the build before: the newest ready one older than the searched one.
+
+        Raises:
+            NotFound: the store does not exist.
+            Conflict: it has no such build.
+        """
+        found = await self.all(call.tenant_id, store_id)  # oldest first
+        searched = next(number for number, build in enumerate(found) if build.searched)
+        before = [build for build in found[:searched] if build.status == "ready"]
+        if not before:
+            raise Conflict(
+                "This vector store has no earlier build that is ready, so there is nothing to fall "
+                "back to.",
+                code="no_earlier_build",
+            )
+        return await self.activate(call, store_id, before[-1].id, job_id)
 
     async def _submit(self, call: Call, build: Build, job_id: str, activate: bool) -> None:
         args = {

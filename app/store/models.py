@@ -20,6 +20,7 @@ from sqlalchemy import (
 
 from app.store import models_audit as models_audit  # its tables are of the same metadata
 from app.store import models_cost as models_cost
+from app.store import models_incidents as models_incidents
 from app.store.tables import Id
 from app.store.tables import metadata as metadata
 

@@ -249,6 +249,22 @@ BESIDE = {
     ("GET", "/v1/admin/keys"): "keys",
     ("POST", "/v1/admin/keys/{key_id}/rotate"): "keys",
     ("DELETE", "/v1/admin/keys/{key_id}"): "keys",
+    ("GET", "/v1/incidents"): "features and stores by name, numbers; no texts",
+    ("GET", "/v1/incidents/{incident_id}"): "as the list",
+    ("POST", "/v1/incidents/{incident_id}/acknowledge"): "as the list",
+    ("POST", "/v1/incidents/{incident_id}/approve"): "as the list; its job shows nobody a file",
+    ("POST", "/v1/incidents/{incident_id}/close"): "as the list",
+    ("POST", "/v1/admin/alert_policies"): "rules, no texts",
+    ("GET", "/v1/admin/alert_policies"): "rules, no texts",
+    ("GET", "/v1/admin/alert_policies/{policy_id}"): "rules, no texts",
+    ("PUT", "/v1/admin/alert_policies/{policy_id}"): "rules, no texts",
+    ("DELETE", "/v1/admin/alert_policies/{policy_id}"): "rules, no texts",
+    ("POST", "/v1/admin/webhooks"): "addresses and secrets of receivers",
+    ("GET", "/v1/admin/webhooks"): "addresses of receivers",
+    ("GET", "/v1/admin/webhooks/{webhook_id}"): "addresses of receivers",
+    ("POST", "/v1/admin/webhooks/{webhook_id}/rotate"): "secrets of receivers",
+    ("DELETE", "/v1/admin/webhooks/{webhook_id}"): "addresses of receivers",
+    ("GET", "/v1/admin/webhooks/{webhook_id}/deliveries"): "which changes of incidents were told",
 }
 
 

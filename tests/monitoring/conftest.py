@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from app.settings import normal_url
+from app.store.db import Database
+from app.store.models import metadata
 from tests.conftest import create_database, drop_database
 from tests.monitoring.chains import Chains
 
@@ -36,6 +39,23 @@ async def signed(
     yield opened
     await opened.close()
     if request.param == "postgresql":
+        drop_database(made)
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+async def incident_db(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Database]:
+    """A database for incidents; each test leaves it empty."""
+    folder = tmp_path_factory.mktemp("incidents")
+    made = None
+    if request.param == "postgresql":
+        made = create_database(request.getfixturevalue("postgres_server"))
+    db = Database(normal_url(made, folder / "ostiary.db"))
+    await asyncio.to_thread(metadata.create_all, db.sync_engine)
+    yield db
+    await db.close()
+    if made is not None:
         drop_database(made)
 
 

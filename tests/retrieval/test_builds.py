@@ -368,3 +368,16 @@ def test_recall_is_that_of_the_search_against_every_stored_vector(tmp_path: Path
     recall = measured_recall(engine, files, 16)
     assert recall is not None and 0.4 <= recall <= 0.6
     assert measured_recall(engine, [], 16) is None
+
+
+async def test_falling_back_goes_to_older_builds_alone_and_ends_at_the_first(house: House) -> None:
+    store, _ = await filled(house)
+    for engine in ("milvus", "faiss"):
+        await built(house, store, engine=engine)
+    builds = [build.id for build in await house.builds.all(TENANT, store)]
+    for expected in (builds[1], builds[0]):
+        fallen = await house.builds.fall_back(made_call(), store)
+        assert fallen.id == expected
+        assert (await over(house, store, expected)).searched
+    with pytest.raises(Conflict, match="no earlier build"):
+        await house.builds.fall_back(made_call(), store)

@@ -114,6 +114,23 @@ class Schedule:
         async with self._db.read() as connection:
             return int(await connection.scalar(query) or 0)
 
+    async def late(self, tenant_id: str) -> dict[str, list[str]]:
+        """By vector store of a tenant, the connectors whose last whole sync is too old.
+
+        One that was never synced whole is late when its freshness has passed since it was made.
+        """
+        whole_at = func.coalesce(_C.whole_at, _C.created_at)
+        query = (
+            select(_C.vector_store_id, _C.id)
+            .where(_C.tenant_id == tenant_id, _C.enabled, _C.deleted_at.is_(None))
+            .where(whole_at + _C.freshness_s < time.time())
+            .order_by(_C.id)
+        )
+        found: dict[str, list[str]] = {}
+        for row in await self._db.rows(query):
+            found.setdefault(row["vector_store_id"], []).append(row["id"])
+        return found
+
     # -- what a sync asks and tells -----------------------------------------------------
 
     async def current(self, job: Job) -> Connector | None:
