@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the SDK is loaded by Tracing alone
     from app.gateway.call import Call
 
 Value = str | int | float | bool | Sequence[str]
+SEND_S = 1.0  # between two batches
 EXPORT_S = 3.0  # that a collector may take to answer, and that the last spans have at the stop
 LONGEST = 256  # characters of an attribute
 OPERATIONS = {"chat/completions": "chat", "completions": "text_completion"}
@@ -195,7 +196,9 @@ class Tracing:
             span_limits=SpanLimits(max_span_attribute_length=LONGEST),
         )
         self._exporter = OTLPSpanExporter(traces_address(endpoint), timeout=EXPORT_S)
-        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        self._provider.add_span_processor(
+            BatchSpanProcessor(self._exporter, schedule_delay_millis=1e3 * SEND_S)
+        )
         self._tracer = self._provider.get_tracer("ostiary", __version__)
         # that a collector is away is told, by the exporter; each batch's stack is not
         logging.getLogger("opentelemetry.sdk").setLevel(logging.CRITICAL)

@@ -63,6 +63,6 @@ async def watched_gateway(data: Path) -> AsyncIterator[Watched]:
             if found["status"] == "completed":
                 break
             assert found["status"] == "in_progress", found
-        search = {"query": QUESTION, "ranking_options": {"ranker": "auto"}}
+        search = {"query": QUESTION, "ranking_options": {"ranker": "cross-encoder"}}
         await house.good("POST", f"{path}/search", search, x_request_id="searched")
         yield house
