@@ -28,7 +28,9 @@ SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("",), "gauge
 
 def tool(name: str) -> str:
     found = shutil.which(name)
-    return found or str(missing(name, "apt-get install prometheus"))
+    if found is None:
+        missing(name, "apt-get install prometheus")
+    return str(found)
 
 
 def promtool(*args: str, given: str | None = None) -> str:
