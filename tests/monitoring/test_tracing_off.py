@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -11,14 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 from app.monitoring.tracing import traces_address
-from tests.conftest import ROOT, Gateway, free_port, wait_for
+from tests.conftest import ROOT, Gateway, wait_for
 
 
-def test_a_collector_that_is_gone_neither_fails_nor_delays_calls_nor_the_stop(
+def test_a_collector_that_never_answers_neither_fails_nor_delays_calls_nor_the_stop(
     new_gateway: Callable[..., Gateway], fake_model_server: str
 ) -> None:
+    silent = socket.create_server(("127.0.0.1", 0))  # connects, and that is all
     house = new_gateway(
-        OSTIARY_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}",
+        OSTIARY_OTLP_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}",
         OSTIARY_LLM_URL=fake_model_server,
         OSTIARY_LLM_MODEL="stub",
         OSTIARY_EMBEDDED_RETRIEVAL="false",
@@ -26,7 +28,7 @@ def test_a_collector_that_is_gone_neither_fails_nor_delays_calls_nor_the_stop(
     body = {"model": "stub", "messages": [{"role": "user", "content": "Hi"}]}
     head = {"authorization": f"Bearer {house.key}", "content-type": "application/json"}
     slowest = 0.0
-    for _ in range(150):  # with more spans than a batch holds
+    for _ in range(60):  # over more than one try to export
         began = time.perf_counter()
         asked = urllib.request.Request(
             house.url + "/v1/chat/completions", json.dumps(body).encode(), head
@@ -35,10 +37,11 @@ def test_a_collector_that_is_gone_neither_fails_nor_delays_calls_nor_the_stop(
             assert reply.status == 200
         slowest = max(slowest, time.perf_counter() - began)
     wait_for(lambda: "opentelemetry" in house.log.read_text(), what="a try to export")
-    assert slowest < 1.5  # a try takes up to 3 s, its pauses more
+    assert slowest < 2.5  # a try takes 3 s
     began = time.perf_counter()
     house.stop()
     assert time.perf_counter() - began < 15
+    silent.close()
 
 
 def test_without_the_setting_nothing_of_the_sdk_is_loaded_whatever_its_own_variables_say() -> None:
