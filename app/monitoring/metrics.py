@@ -132,7 +132,7 @@ class Metrics:
             self._by_route[key] = children
         children[0].inc()
         children[1].observe(latency_s)
-        for name, seconds in call.seconds.items():
+        for name, seconds in list(call.seconds.items()):  # a thread may add to it still
             self._stages[name].observe(seconds)
         model = self._model(call.model)
         usage = call.usage

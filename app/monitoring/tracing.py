@@ -68,8 +68,10 @@ class Trace:
         self._below = set_span_in_context(span)
         self.trace_id = f"{span.get_span_context().trace_id:032x}"
 
-    def begin(self, name: str, attributes: Mapping[str, Value]) -> OpenSpan:
-        """A part of the call."""
+    def begin(self, name: str, attributes: Mapping[str, Value]) -> OpenSpan | None:
+        """A part of the call; None where its trace is not kept."""
+        if not self._span.is_recording():
+            return None
         return OpenSpan(self._tracer.start_span(name, self._below, attributes=attributes))
 
     def ask(self, path: str, model: str, deployment: str, vllm: bool) -> ModelSpan:
