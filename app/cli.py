@@ -52,6 +52,7 @@ def serve() -> None:
         host=settings.host,
         port=settings.port,
         access_log=False,
+        log_config=None,  # app/monitoring/logs.py says how
         server_header=False,
         date_header=False,
         log_level=settings.log_level,

@@ -48,6 +48,7 @@ from app.api import (
 )
 from app.errors import OstiaryError
 from app.gateway.garbage import collect_when_quiet
+from app.monitoring.logs import configure
 from app.settings import Settings
 from app.ui import pages
 
@@ -90,9 +91,7 @@ ROUTERS = (
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the gateway; engines and state are opened when the server starts it."""
     settings = settings or Settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    configure(settings.log_level, settings.log_format)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

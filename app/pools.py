@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import ParamSpec, TypeVar
 
 from app.errors import Unavailable
@@ -40,7 +41,10 @@ class Pool:
         self.waiting += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._executor, lambda: function(*args, **kwargs))
+            context = copy_context()  # a line that is logged there is the call's
+            return await loop.run_in_executor(
+                self._executor, lambda: context.run(function, *args, **kwargs)
+            )
         finally:
             self.waiting -= 1
 

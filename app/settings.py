@@ -267,6 +267,20 @@ class Settings(BaseSettings):
         str,
         Field(pattern="^(debug|info|warning|error)$", description="Least severe line to log."),
     ] = "info"
+    log_format: Annotated[
+        str, Field(pattern="^(text|json)$", description="What a line of the log looks like.")
+    ] = "text"
+    otlp_endpoint: Annotated[
+        str | None,
+        Field(
+            pattern="^https?://",
+            description="OpenTelemetry collector that traces are sent to, OTLP over HTTP, as "
+            "http://collector:4318; empty: nothing is traced.",
+        ),
+    ] = None
+    trace_ratio: float = Field(
+        1.0, ge=0, le=1, description="Share of the traces that are kept, by their id."
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -53,6 +53,7 @@ from app.monitoring.drift import DriftMonitor
 from app.monitoring.metrics import Metrics
 from app.monitoring.storage_cost import StorageCharges
 from app.monitoring.usage import Usage
+from app.monitoring.tracing import Tracing
 from app.periodic import forever
 from app.pools import Pool
 from app.retrieval.builds import Builds
@@ -77,7 +78,7 @@ from app.settings import Settings
 from app.store.blobs import Blobs
 from app.store.db import Database
 from app.store.durable import make_secret, secret_draft, settle
-from app.store.jobs import Jobs
+from app.store.jobs import Job, Jobs
 from app.store.migrate import migrate
 
 log = logging.getLogger("ostiary")
@@ -89,6 +90,8 @@ FOLLOW_POLICIES_S = 2.0
 FORGET_S = 300.0  # pseudonyms of kept responses whose time is over
 FOLLOW_BUDGETS_S = 2.0
 LOOK_FOR_STORAGE_S = 60.0
+COUNT_S = 10.0  # jobs and files that wait, for metrics
+JUDGE_DRIFT_S = 300.0  # for metrics
 
 
 async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Services, Corridor]:
@@ -107,7 +110,11 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     jobs = Jobs(db, settings.jobs_url, settings.instance, concurrency=settings.cpu_threads)
 
     # the corridor
+    metrics = Metrics()
+    tracing = _tracing(settings, stack)
+    jobs.watch = _job_watch(metrics, tracing)
     audit = AuditLog(db)
+    audit.watch = metrics.audit_group
     audit.start()
     stack.callback(audit.close)
     auditing = await asyncio.to_thread(open_auditing, settings, db, jobs)
@@ -175,8 +182,9 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         max_json_bytes=settings.max_json_bytes,
         max_file_bytes=settings.max_file_bytes,
         keep_bodies=settings.audit_bodies,
+        tracing=tracing,
     )
-
+    metrics.live.budgets = limits.budget_states
     auditing.retention.govern = corridor.govern
 
     # guardrails
@@ -194,7 +202,8 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         queue=settings.llm_queue,
         queue_s=settings.llm_queue_s,
     )
-    metrics.watch_queues(router.waiting)
+    metrics.live.queues, metrics.live.servers = router.waiting, router.deployments
+    metrics.serves = lambda model: router.serves(model) or model in stores.models
     if server is not None:
         await server.start()
         stack.push_async_callback(server.stop)
@@ -314,6 +323,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     stack.callback(storing.cancel)
     sampling = asyncio.create_task(forever(samples.flush, FLUSH_SAMPLES_S))
     stack.callback(sampling.cancel)
+    _watch(stack, metrics, jobs, attached, drift)
     if models:
 
         async def look_for_syncs() -> None:
@@ -366,6 +376,49 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         llm_state=llm_state,
     )
     return services, corridor
+
+
+def _tracing(settings: Settings, stack: AsyncExitStack) -> Tracing | None:
+    if settings.otlp_endpoint is None:
+        return None
+    tracing = Tracing(settings.otlp_endpoint, settings.trace_ratio, settings.instance)
+    stack.push_async_callback(asyncio.to_thread, tracing.close)
+    return tracing
+
+
+def _job_watch(
+    metrics: Metrics, tracing: Tracing | None
+) -> Callable[[Job, str], AbstractContextManager[None]]:
+    """Counts each step of a job, and traces it where traces are kept."""
+
+    @contextmanager
+    def watch(job: Job, step: str) -> Iterator[None]:
+        with metrics.job_step(job.kind):
+            if tracing is None:
+                yield
+            else:
+                with tracing.step(job.kind, step, job.id, job.tenant_id):
+                    yield
+
+    return watch
+
+
+def _watch(
+    stack: AsyncExitStack, metrics: Metrics, jobs: Jobs, attached: StoreFiles, drift: DriftMonitor
+) -> None:
+    """Keep the metrics that a query gives; no scrape waits for a database."""
+
+    async def count() -> None:
+        metrics.set_jobs(await jobs.open_counts())
+        waiting, lag = await attached.backlog()
+        metrics.ingest_files.set(waiting)
+        metrics.ingest_lag.set(lag)
+
+    async def judge() -> None:
+        metrics.set_drift(await drift.states())
+
+    for work, every_s in ((count, COUNT_S), (judge, JUDGE_DRIFT_S)):
+        stack.callback(asyncio.create_task(forever(work, every_s, at_once=True)).cancel)
 
 
 def _oidc(settings: Settings) -> OidcVerifier | None:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the tests start beside Python packages: PostgreSQL, Redis, Chromium, Node.js, ip.
+# Installs what the tests start beside Python packages: PostgreSQL, Redis, Chromium, Node.js, ip, Prometheus.
 # As root on Debian it installs them; elsewhere it names what is missing and goes on
 # (the tests that need it then say so; with CI=true they fail).
 set -eu
@@ -10,6 +10,7 @@ command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing
 command -v wrk >/dev/null || missing="$missing wrk"
 command -v ip >/dev/null || missing="$missing iproute2"
 command -v npm >/dev/null || missing="$missing nodejs npm"
+command -v prometheus >/dev/null && command -v promtool >/dev/null || missing="$missing prometheus"
 ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || missing="$missing faketime"
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -17,6 +18,10 @@ if [ -n "$missing" ]; then
         apt-get update -qq
         # shellcheck disable=SC2086
         apt-get install -y -qq --no-install-recommends $missing >/dev/null
+        case "$missing" in
+        *prometheus*) # the tests start one of their own; the package's service is not wanted
+            if [ -d /run/systemd/system ]; then systemctl disable -q --now prometheus; fi ;;
+        esac
     else
         echo "Some tests need:$missing (on Debian: sudo apt-get install$missing)" >&2
     fi

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeGuard, TypeVar
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from app.guardrails.assignments import Choice
     from app.guardrails.dry_run import DryRun
     from app.guardrails.pseudonyms import Pseudonyms
+    from app.monitoring.stages import Stage
+    from app.monitoring.tracing import Trace
 
 Direction = Literal["input", "output"]
 HIDING = frozenset(
@@ -183,6 +186,9 @@ class Call:
     stream_limit: Callable[[Call], Awaitable[None]] | None = None
     streams: bool = False  # it counts as an open stream
     left: Callable[[], Awaitable[None]] | None = None  # waits until the client has gone
+    seconds: dict[Stage, float] = field(default_factory=dict)  # of its parts
+    first_s: float | None = None  # until the first byte of a streamed reply
+    trace: Trace | None = None  # where traces are kept
     settled: bool = False
     settler: Callable[[Call, int, bytes], Awaitable[None]] | None = None
 
@@ -284,3 +290,7 @@ class Call:
                 return
         self.settled = True
         await self.settler(self, status, tail)
+
+
+# whom a line of the log belongs to
+current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)

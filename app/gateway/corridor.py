@@ -19,9 +19,11 @@ from app.errors import BadRequest, Forbidden, OstiaryError, TooLarge, Unavailabl
 from app.gateway.acting import acting_for
 from app.gateway.body import Receive
 from app.gateway.call import HIDING, SECRET_PATHS, Call, Direction, Principal, Usage
+from app.gateway.following import following
 from app.gateway.scopes import SCOPES
 from app.gateway.tags import tags_of
 from app.ids import new_id
+from app.monitoring.logs import log_access
 
 if TYPE_CHECKING:
     from app.gateway.idempotency import Idempotency, Ticket
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from app.monitoring.cost import Prices
     from app.monitoring.drift import DriftMonitor
     from app.monitoring.metrics import Metrics
+    from app.monitoring.tracing import Tracing
 
 log = logging.getLogger("ostiary.gateway")
 Message = MutableMapping[str, Any]
@@ -103,7 +106,9 @@ class Corridor:
         max_json_bytes: int,
         max_file_bytes: int,
         keep_bodies: bool,
+        tracing: Tracing | None = None,
     ) -> None:
+        self.tracing = tracing
         self.identity = identity
         self.limits = limits
         self.idempotency = idempotency
@@ -132,21 +137,22 @@ class Corridor:
         self.decide(call)
         call.settler, call.tags = self._settle, dict(principal.tags)
         call.times = self.prices.parts.timed
-        try:
-            if not duty:
-                call.budgets = self.limits.check_budgets
-                await self.limits.check_budget(principal)
-                call.budgets(call)
-            yield call
-        except OstiaryError as error:
-            call.error_code = error.code
-            await call.settle(error.status)
-            raise
-        except BaseException:
-            call.error_code = call.error_code or "internal_error"
-            await asyncio.shield(call.settle(500))
-            raise
-        await call.settle(200)
+        with following(call, self.tracing):
+            try:
+                if not duty:
+                    call.budgets = self.limits.check_budgets
+                    await self.limits.check_budget(principal)
+                    call.budgets(call)
+                yield call
+            except OstiaryError as error:
+                call.error_code = error.code
+                await call.settle(error.status)
+                raise
+            except BaseException:
+                call.error_code = call.error_code or "internal_error"
+                await asyncio.shield(call.settle(500))
+                raise
+            await call.settle(200)
 
     def decide(self, call: Call) -> Choice:
         """Decide, once, which guardrail policy the call obeys."""
@@ -166,8 +172,10 @@ class Corridor:
         """Take one HTTP request through the corridor to ``inner`` and its reply back."""
         passage = _Passage(self, route, required, scope, receive, send)
         self.under_way += 1
+        traceparent = passage.headers.get(b"traceparent")
         try:
-            await passage.walk(inner)
+            with following(passage.call, self.tracing, traceparent, lambda: passage.status):
+                await passage.walk(inner)
         finally:
             self.under_way -= 1
 
@@ -190,6 +198,7 @@ class Corridor:
         stored = to_store(status, tail) if to_store is not None else None
         try:
             await self.audit.commit(call, status, latency, stored)
+            log_access(call, status, latency)
         except Exception as error:
             log.exception("audit commit failed request_id=%s", call.request_id)
             raise Unavailable(
@@ -409,6 +418,8 @@ class _Passage:
         self.start["headers"] = [*self.start.get("headers", ()), *self._told_headers(not more)]
         self.started = True
         self.streaming = more
+        if more:
+            call.first_s = time.perf_counter() - call.clock
         await self.send_raw(self.start)
 
     def _require_screened(self) -> None:

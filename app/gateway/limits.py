@@ -295,6 +295,18 @@ class Limits:
         if call.windows is not None:
             call.windows = (call.windows[0], tokens)
 
+    def budget_states(self) -> dict[str, int]:
+        """How many budgets of tenants and keys seen today are used up to where."""
+        counts = dict.fromkeys(("under_half", "half", "most", "spent"), 0)
+        today = int(self._clock()) // DAY_S
+        for known in self._days.values():
+            if known.budget is None or known.day != today:
+                continue
+            used = (known.read + known.charged) / max(known.budget * 1e9, 1.0)
+            state = "spent" if used >= 1 else "most" if used >= 0.8 else "half"
+            counts[state if used >= 0.5 else "under_half"] += 1
+        return counts
+
     def headers(self, call: Call) -> list[tuple[bytes, bytes]]:
         """OpenAI's ``x-ratelimit-*`` headers; none for a call that was not counted."""
         if call.windows is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
@@ -23,11 +24,13 @@ from app.guardrails.restoring import Cover, apart_from_covered
 from app.guardrails.segments import suspicion
 from app.guardrails.streaming import StreamScreen
 from app.guardrails.tokens import Tokens
+from app.monitoring.stages import Stage, stage, took
 from app.pools import Pool
 
 log = logging.getLogger("ostiary.guardrails")
 INLINE_CHARS = 8_192  # patterns in so little text take less than a thread switch is worth,
 INLINE_SIGNS = 40  # unless it is full of what values are made of; a phone number has two or three
+_PARTS: dict[Direction, Stage] = {"input": "screen_input", "output": "screen_output"}
 INLINE_ANYWAY = 200  # characters hold few enough
 
 
@@ -126,7 +129,8 @@ class Guardrails:
             covers = [own.cover(structured=kind) for kind in kinds]
             texts = [c.feed(t, final=True) for c, t in zip(covers, texts, strict=True)]
         detect = call.timed("guardrails", self._detect)
-        with _failing_closed():
+        part: Stage = "screen_passages" if passages else _PARTS[direction]
+        with stage(call, part, {"ostiary.policy": policy.name}), _failing_closed():
             quick = not policy.by_sentence(direction) and not watched & ATTACK_ENTITIES
             if quick and _light(texts):
                 found = detect(policy, texts, watched, direction)
@@ -188,8 +192,10 @@ class Guardrails:
         detect = call.timed("guardrails", self._detect)
 
         def screen(text: str, start: int) -> str:
+            began = time.perf_counter()
             with _failing_closed():
                 found = detect(policy, [text], watched, "output", start)
+            took(call, "screen_stream", time.perf_counter() - began)
             passed = self._apply(policy, call, [text], found, "output")[0][start:]
             if self._keep:
                 told = passed if cover is None else cover.names(passed)
@@ -363,7 +369,7 @@ class Guardrails:
         policy = self.policy_of(call)
         watched = policy.watched("input") | policy.watched("output")
         detect = call.timed("guardrails", self._detect)
-        with _failing_closed():
+        with stage(call, "screen_input", {"ostiary.policy": policy.name}), _failing_closed():
             found = await self._pool.run(detect, policy, texts, watched, "input")
         if (dry_run := self._dry_run(call)) is not None:
             dry_run.see(texts, "input")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.errors import RateLimited, Unavailable
 from app.gateway.call import Call
@@ -16,6 +16,10 @@ from app.llm.token_estimate import estimate_prompt
 from app.llm.trial import Trial
 from app.llm.upstream import ChatStream
 from app.llm.upstream_errors import UpstreamUnavailable
+from app.monitoring.stages import took
+
+if TYPE_CHECKING:
+    from app.monitoring.tracing import ModelSpan
 
 DEADLINE_S = 120.0  # after so long a failed call is not tried elsewhere
 
@@ -75,6 +79,12 @@ class Attempts:
             raise failed
         name = self._chain[0].name
         raise UpstreamUnavailable(f"The model '{name}' is not running now.", gone=True)
+
+    def span(self, found: Deployment, path: str) -> ModelSpan | None:
+        """Begin to trace that a server is asked; None where the call is not traced."""
+        if self._call is None or self._call.trace is None:
+            return None
+        return self._call.trace.ask(path, found.model, found.id, found.is_vllm)
 
     def failed(self, found: Deployment, error: UpstreamUnavailable | RateLimited) -> None:
         """A server did not answer; another is to be tried."""
@@ -151,6 +161,7 @@ class Attempts:
         if call is None:
             return
         call.lineage["deployment"] = found.id
+        took(call, "queue", waited_s)
         if waited_s >= 0.001:
             call.lineage["queued_ms"] = round(1e3 * waited_s)
         if self._tried:

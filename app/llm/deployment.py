@@ -61,6 +61,7 @@ class Deployment:
         self.foreign = 0  # requests beside ours that it told of when it was last looked at
         self.waiting = 0  # requests in its queue then
         self.is_vllm = False  # by its metrics
+        self.failed = self.opened = 0  # calls that it failed; times that it went down
         self.cache_usage: float | None = None  # of its memory for keys and values, 0..1
         self._failures = 0
         self._wake = asyncio.Event()
@@ -152,6 +153,7 @@ class Deployment:
     def fail(self, error: UpstreamUnavailable) -> None:
         """Note a failed call: down at once when nothing answered, else after three in a row."""
         self._failures += 1
+        self.failed += 1
         if error.gone or self._failures >= _FAILURES_TO_OPEN:
             self._set(False)
             self._looked.clear()
@@ -191,6 +193,7 @@ class Deployment:
         if up != self.up:
             log.warning("model server %s of %s is %s", self.id, self.model, "up" if up else "down")
             self.up = up
+            self.opened += not up
             self.changed()
         self._failures = 0
 

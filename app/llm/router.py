@@ -97,6 +97,10 @@ class Router:
         first = self._chain(body, call)[0]
         return list(first.deployments)
 
+    def serves(self, model: str) -> bool:
+        """Whether this is the name of a served model."""
+        return (model, "stable") in self._served
+
     def waiting(self) -> dict[str, int]:
         """How many calls wait for each model."""
         return {name: len(self._find(name).queue) for name in self.names}
@@ -181,7 +185,13 @@ class Router:
 
         async def ask(served: Served, found: Deployment) -> dict[str, Any]:
             with served.busy(found, attempts.tenant):
-                return await found.upstream.send(found.body(body), path)
+                span = attempts.span(found, path)
+                if span is None:
+                    return await found.upstream.send(found.body(body), path)
+                with span:
+                    reply = await found.upstream.send(found.body(body), path, span.headers)
+                    span.answered(reply)
+                    return reply
 
         served, found, reply = await self._first(attempts, ask)
         attempts.answered(found, reply)
@@ -201,7 +211,16 @@ class Router:
 
         async def ask(served: Served, found: Deployment) -> ChatStream:
             with served.busy(found, attempts.tenant):
-                stream = await found.upstream.stream(found.body(body), path)
+                span = attempts.span(found, path)
+                headers = None if span is None else span.headers
+                try:
+                    stream = await found.upstream.stream(found.body(body), path, headers)
+                except BaseException as error:
+                    if span is not None:
+                        span.failed(error)
+                        span.end()
+                    raise
+                stream.span = span
                 served.carry(found, attempts.tenant, stream)
             await stream.prime()
             return stream

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 import orjson
@@ -15,6 +16,9 @@ from yarl import URL
 from app.errors import BadRequest, OstiaryError
 from app.llm.sse import EventDecoder
 from app.llm.upstream_errors import UpstreamCut, UpstreamUnavailable, rejection
+
+if TYPE_CHECKING:
+    from app.monitoring.tracing import ModelSpan
 
 __all__ = [
     "CHAT",
@@ -82,6 +86,7 @@ class ChatStream:
         self.on_end: Callable[[], None] | None = None
         self._decoder = EventDecoder()
         self._ready: deque[bytes] = deque()
+        self.span: ModelSpan | None = None  # traces it until its end
         self._open: set[int] = set()
         self._finished = self._over = False
         self.on_failure: Callable[[UpstreamUnavailable], None] | None = None
@@ -145,6 +150,8 @@ class ChatStream:
         except UpstreamUnavailable as error:
             if self.on_failure is not None:
                 self.on_failure(error)
+            if self.span is not None:
+                self.span.failed(error)
             await self.aclose()
             raise
         except BaseException:
@@ -167,6 +174,9 @@ class ChatStream:
         if self.on_end is not None:
             ended, self.on_end = self.on_end, None
             ended()
+        if self.span is not None:
+            span, self.span = self.span, None
+            span.end()
 
     async def _fill(self) -> None:
         try:
@@ -194,6 +204,8 @@ class ChatStream:
             if isinstance(code, int) and 400 <= code < 500:
                 raise rejection(code, {"error": detail})
             raise UpstreamCut("The model server reported a failure in mid-answer.")
+        if self.span is not None:
+            self.span.answered(chunk)
         for choice in chunk.get("choices") or ():
             index = choice.get("index", 0)
             if choice.get("finish_reason") is None:
@@ -253,23 +265,29 @@ class Upstream:
         if self._session is not None:
             await self._session.close()
 
-    async def send(self, body: dict[str, Any], path: str = CHAT) -> dict[str, Any]:
-        """Return the whole reply to `body`.
+    async def send(
+        self, body: dict[str, Any], path: str = CHAT, headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Return the whole reply to `body`; `headers` are sent beside our own.
 
         Raises UpstreamUnavailable (refused, silent, 5xx) or the server's own refusal (4xx).
         """
-        return await self._call(self._paths[path], body)
+        return await self._call(self._paths[path], body, headers)
 
     async def embed(self, body: dict[str, Any]) -> dict[str, Any]:
         """Return the reply of `/v1/embeddings` for `body`; raises as `send` does."""
         return await self._call(self._paths[EMBEDDINGS], body)
 
-    async def stream(self, body: dict[str, Any], path: str = CHAT) -> ChatStream:
+    async def stream(
+        self, body: dict[str, Any], path: str = CHAT, headers: Mapping[str, str] | None = None
+    ) -> ChatStream:
         """Start a streamed reply; returns once the server has accepted it, raises as `send`."""
-        return ChatStream(await self._post(self._paths[path], {**body, "stream": True}))
+        return ChatStream(await self._post(self._paths[path], {**body, "stream": True}, headers))
 
-    async def _call(self, url: URL, body: dict[str, Any]) -> dict[str, Any]:
-        response = await self._post(url, body)
+    async def _call(
+        self, url: URL, body: dict[str, Any], headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        response = await self._post(url, body, headers)
         try:
             reply = _decode(await response.read())
         except TimeoutError:
@@ -282,14 +300,17 @@ class Upstream:
             raise UpstreamUnavailable("The model server sent an unreadable answer.")
         return reply
 
-    async def _post(self, url: URL, body: dict[str, Any]) -> aiohttp.ClientResponse:
+    async def _post(
+        self, url: URL, body: dict[str, Any], headers: Mapping[str, str] | None = None
+    ) -> aiohttp.ClientResponse:
         data = _encode(body)
+        post = partial(self._client().post, url, data=data, headers=headers, allow_redirects=False)
         try:
             try:
-                response = await self._client().post(url, data=data, allow_redirects=False)
+                response = await post()
             except aiohttp.ServerDisconnectedError:
                 # A kept connection that the server had closed; generating twice does no harm.
-                response = await self._client().post(url, data=data, allow_redirects=False)
+                response = await post()
         except aiohttp.ServerTimeoutError as error:
             gone = isinstance(error, aiohttp.ConnectionTimeoutError)
             raise UpstreamUnavailable(

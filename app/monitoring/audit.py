@@ -8,6 +8,7 @@ import queue
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from app.store.models import audit
 
 log = logging.getLogger("ostiary.audit")
 MAX_GROUP = 512
+Watch = Callable[[int, float, bool], None]  # of each group: records, seconds, whether it failed
 
 
 @dataclass(slots=True)
@@ -54,6 +56,7 @@ class AuditLog:
         self._heads: dict[str, tuple[int, str]] = {}  # its last commit: seq and hash by tenant
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self.watch: Watch | None = None
 
     def start(self) -> None:
         """Start the writer thread."""
@@ -115,6 +118,7 @@ class AuditLog:
 
     def _commit_group(self, group: list[_Entry]) -> None:
         error: Exception | None = None
+        began = time.perf_counter()
         try:
             if self._connection is None:
                 self._connection = self._db.sync_engine.raw_connection()
@@ -125,6 +129,8 @@ class AuditLog:
             log.error("audit group of %d failed: %s", len(group), type(caught).__name__)
             error = caught
             self._disconnect()
+        if self.watch is not None:
+            self.watch(len(group), time.perf_counter() - began, error is not None)
         by_loop: dict[asyncio.AbstractEventLoop, list[_Entry]] = {}
         for entry in group:
             by_loop.setdefault(entry.loop, []).append(entry)

@@ -102,6 +102,17 @@ class DriftMonitor:
         for key in [k for k in self._live if k[2] < now and k not in self._dirty]:
             del self._live[key]
 
+    async def states(self) -> dict[str, int]:
+        """How many features of all tenants drift, do not, or cannot be judged yet."""
+        counts = dict.fromkeys(("stable", "drifted", "unjudged"), 0)
+        async with self._db.read() as connection:
+            tenants = list(await connection.scalars(select(drift_sketches.c.tenant_id).distinct()))
+        for tenant_id in tenants:
+            for found in await self.report(tenant_id):
+                state = "drifted" if found.drifted else "stable"
+                counts["unjudged" if found.ks is None else state] += 1
+        return counts
+
     async def report(self, tenant_id: str, feature: str | None = None) -> list[Drift]:
         """Compare each feature's newest window with its reference.
 

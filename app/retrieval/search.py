@@ -13,6 +13,7 @@ from sqlalchemy import Select, bindparam, select
 
 from app.errors import BadRequest, Unavailable
 from app.gateway.call import Call, Principal
+from app.monitoring.stages import stage
 from app.pools import Pool
 from app.retrieval.access import access_list, sees
 from app.retrieval.analysis import names
@@ -214,7 +215,8 @@ class Searches:
                 found += await self._in_store(call, store, query, k, accepts, ranking, vectors)
                 await self._stores.touch(store)
             found.sort(key=lambda pair: -pair[0].score)
-            hits = await self._read(call.principal, found[:first])
+            with stage(call, "read"):
+                hits = await self._read(call.principal, found[:first])
             if len(hits) == min(first, len(found)):
                 break
             # what was removed a moment ago may have another in its place by now
@@ -290,25 +292,30 @@ class Searches:
                 model, embedder = store.embedding_model, self._stores.embedder_of(store)
                 if model not in vectors:
                     call.usage.embedding_tokens += embedder.count_tokens(query)
-                    vectors[model] = await embedder.embed_query(query)
+                    told = {"gen_ai.operation.name": "embeddings", "gen_ai.request.model": model}
+                    with stage(call, "embed", told):
+                        vectors[model] = await embedder.embed_query(query)
                 vector = vectors[model]
             async with self._stores.using(store, store.version) as index:
                 visible = index.access.visible_to(call.principal)
                 # a list of this moment: the thread must not walk what the loop changes
                 labelled = list(index.attributes.items()) if accepts else []
+                told = {"gen_ai.operation.name": "retrieval", "gen_ai.data_source.id": store.id}
+                told["ostiary.index.version"] = str(index.version)
                 try:
-                    got = await self._pool.run(
-                        call.timed("retrieval", _find_where),
-                        index,
-                        store.build,
-                        query,
-                        vector,
-                        k,
-                        visible,
-                        accepts,
-                        labelled,
-                        ranking,
-                    )
+                    with stage(call, "search", told):
+                        got = await self._pool.run(
+                            call.timed("retrieval", _find_where),
+                            index,
+                            store.build,
+                            query,
+                            vector,
+                            k,
+                            visible,
+                            accepts,
+                            labelled,
+                            ranking,
+                        )
                 except BuildChanged:
                     await index.load()
                     store = await self._stores.searchable(call.tenant_id, store.id)
@@ -323,7 +330,8 @@ class Searches:
         reranker = await self._rankers.get(ranker)
         judged = hits[:RERANKED]
         candidates = [Candidate(h.passage.text, h.score) for h in judged]
-        done = await reranker.rerank(query, candidates, budget_ms)
+        with stage(call, "rerank", {"ostiary.ranker": ranker}):
+            done = await reranker.rerank(query, candidates, budget_ms)
         call.usage.reranked += done.scored
         call.lineage |= {"reranked": done.scored, "ranker": ranker}
         ordered = [

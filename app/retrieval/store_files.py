@@ -73,6 +73,19 @@ class StoreFiles:
     def __init__(self, db: Database, stores: VectorStores) -> None:
         self._db, self._stores = db, stores
 
+    async def backlog(self) -> tuple[int, float]:
+        """How many files of all tenants are not searchable yet, and since when the oldest.
+
+        Returns:
+            The count, and the age of the oldest in seconds, 0 where there is none.
+        """
+        table = vector_store_files.c
+        query = select(func.count(), func.min(table.created_at))
+        async with self._db.read() as connection:
+            row = await connection.execute(query.where(table.status == "in_progress"))
+            count, oldest = row.one()
+        return int(count), 0.0 if oldest is None else max(0.0, time.time() - float(oldest))
+
     async def attach(
         self,
         call: Call,

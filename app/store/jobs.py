@@ -6,10 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from app.errors import Conflict, NotFound, OstiaryError
 from app.ids import new_id
@@ -25,6 +26,7 @@ CLOSE_S = 10.0
 CHUNK = 500  # ids asked for at a time; SQLite takes at most 999 values in a statement
 
 Step = Callable[["Job"], Coroutine[Any, Any, Any]]
+Watch = Callable[["Job", str], AbstractContextManager[None]]  # of a job and its step
 Ended = Callable[["Job", str, str], Awaitable[None]]  # job, "failed" or "cancelled", message
 
 
@@ -82,6 +84,7 @@ class Jobs:
         self._workflow: Any = None
         self._closing = False
         self._running: set[asyncio.Task[Any]] = set()
+        self.watch: Watch | None = None  # each step, from outside
 
     def register(
         self,
@@ -130,7 +133,7 @@ class Jobs:
             try:
                 steps = self._kinds[kind]
                 for number, (name, step) in enumerate(steps):
-                    DBOS.run_step({"name": name}, self._run, step, job)
+                    DBOS.run_step({"name": name}, self._run, name, step, job)
                     self._await(self._progress(job_id, "running", number + 1, len(steps)))
                 self._await(self._finish(job_id, "completed", None))
             except Exception as error:
@@ -148,15 +151,16 @@ class Jobs:
     def _queue_of(self, kind: str) -> str:
         return f"{QUEUE}-{kind}" if kind in self._apart else QUEUE
 
-    def _run(self, step: Step, job: Job) -> Any:
-        return self._await(self._step(step, job))
+    def _run(self, name: str, step: Step, job: Job) -> Any:
+        return self._await(self._step(name, step, job))
 
-    async def _step(self, step: Step, job: Job) -> Any:
+    async def _step(self, name: str, step: Step, job: Job) -> Any:
         """Run a step, unless the job was cancelled before a crash and DBOS not told."""
         async with self._db.read() as connection:
             status = await connection.scalar(select(jobs.c.status).where(jobs.c.id == job.id))
         if status not in FINAL:
-            return await step(job)
+            with nullcontext() if self.watch is None else self.watch(job, name):
+                return await step(job)
 
     def _await(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run ``work`` in the event loop and wait for it, from a thread of DBOS."""
@@ -301,6 +305,18 @@ class Jobs:
         job = Job(job_id, tenant_id, row.kind, (row.result or {}).get("args", {}))
         await self._tell(job, "cancelled", "The job was cancelled.")
         return await self.get(tenant_id, job_id)
+
+    async def open_counts(self) -> dict[tuple[str, str], int]:
+        """How many jobs of all tenants are queued and running, by kind and status."""
+        counts = {(kind, status): 0 for kind in self._kinds for status in ("queued", "running")}
+        query = (
+            select(jobs.c.kind, jobs.c.status, func.count())
+            .where(jobs.c.status.notin_(FINAL), jobs.c.kind.in_(self._kinds))
+            .group_by(jobs.c.kind, jobs.c.status)
+        )
+        async with self._db.read() as connection:
+            rows = await connection.execute(query)
+            return counts | {(kind, status): count for kind, status, count in rows}
 
     async def _fail(self, job: Job, error: Exception) -> None:
         """Tell the owner of a job why it failed; only our own errors are written for him."""

@@ -29,6 +29,7 @@ class ScriptedModel:
         self.wait_s = 0.0
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str] = set()  # credentials that it was sent
+        self.traces: list[str] = []  # what it was told of traces
         self.left = asyncio.Event()  # a client left while it was waiting
         self._before: list[str] = []
         self.url = ""
@@ -63,6 +64,7 @@ class ScriptedModel:
         body = await request.json()
         self.bodies.append(body)
         self.keys.add(request.headers.get("authorization", ""))
+        self.traces.append(request.headers.get("traceparent", ""))
         try:
             await asyncio.sleep(self.wait_s)
         except asyncio.CancelledError:

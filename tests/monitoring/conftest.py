@@ -14,6 +14,7 @@ from app.store.db import Database
 from app.store.models import metadata
 from tests.conftest import create_database, drop_database
 from tests.monitoring.chains import Chains
+from tests.monitoring.watched import Watched, watched_gateway
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
@@ -70,3 +71,10 @@ async def chains(signed: Chains, tmp_path: Path) -> AsyncIterator[Chains]:
     mine = signed.within(folder)
     yield mine
     await signed.restore(kept)
+
+
+@pytest.fixture(scope="session")
+async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watched]:
+    """A traced gateway that logs JSON, with some calls behind it."""
+    async with watched_gateway(tmp_path_factory.mktemp("watched") / "data") as house:
+        yield house
