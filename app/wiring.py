@@ -23,14 +23,17 @@ from app.guardrails.library import Library
 from app.guardrails.pii import PiiDetector
 from app.guardrails.policy import load_policy
 from app.guardrails.service import Guardrails
+from app.guardrails.topics import Topics
 from app.llm import weights
 from app.llm.answer import Answers
+from app.llm.answer_checks import AnswerChecks
 from app.llm.batches import Batches
 from app.llm.cache import ReplyCache
 from app.llm.cache_store import make_cache
 from app.llm.chat import Chat
 from app.llm.completions import Completions
 from app.llm.fleet import Fleet
+from app.llm.groundedness import Groundedness
 from app.llm.relay import Relay
 from app.llm.responses import Responses
 from app.llm.rewriting import Rewriter
@@ -129,7 +132,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     stack.push_async_callback(drift.flush)
     policy = load_policy(settings.guardrail_policy)
     detector = await asyncio.to_thread(PiiDetector)
-    in_force = InForce(db, policy, detector.warm)
+    in_force = InForce(db, policy, detector.warm, embeds=settings.embedded_retrieval)
     await in_force.prepare(policy)
     await in_force.sync()
     corridor = Corridor(
@@ -205,12 +208,23 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     ingestion.govern = builds.govern = sync.govern = corridor.govern
 
     # answers
+    topics = Topics(lambda: cache.embedder())
+    guardrails.topics = topics
+    checks = AnswerChecks(guardrails, topics)
     rewriting = settings.llm_model if settings.rewrite == "model" else None
     rewriter = Rewriter(router, guardrails, rewriting)
     answers = None
     if scorer is not None:
         answers = Answers(
-            searches, rewriter, router, guardrails, scorer, query_pool, settings.answer_gate
+            searches,
+            rewriter,
+            router,
+            guardrails,
+            scorer,
+            query_pool,
+            settings.answer_gate,
+            checks,
+            Groundedness(scorer, topics.vectors, query_pool),
         )
 
     def embed_questions() -> tuple[Embed, str] | None:
@@ -221,7 +235,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         make_cache(settings.redis_url, settings.cache_mb * 2**20), router.servers, embed_questions
     )
     stack.push_async_callback(cache.close)
-    relay = Relay(router, guardrails, prices, cache)
+    relay = Relay(router, guardrails, checks, prices, cache)
     inside = Inside("batch")
     batches = Batches(
         db,
@@ -250,7 +264,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     await fleet.sync()
     stack.push_async_callback(fleet.close)
 
-    responses = Responses(db, router, guardrails, answers, prices)
+    responses = Responses(db, router, guardrails, checks, answers, relay, prices)
     erasing = RetrievalErasure(db, stores, files, attached)
     erasures = open_erasures(
         settings, db, jobs, identity, idempotency, cache, responses, erasing, auditing.removal
@@ -314,10 +328,10 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         fleet=fleet,
         rollouts=Rollouts(db, router, fleet, samples),
         rewriter=rewriter,
-        chat=Chat(router, guardrails, answers, relay),
+        chat=Chat(router, guardrails, checks, answers, relay),
         batches=batches,
         inside=inside,
-        completions=Completions(router, guardrails, relay),
+        completions=Completions(router, guardrails, checks, relay),
         responses=responses,
         llm_state=llm_state,
     )

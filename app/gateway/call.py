@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from app.gateway.limits import Window
     from app.guardrails.assignments import Choice
     from app.guardrails.dry_run import DryRun
+    from app.guardrails.notes import Notes
 
 Direction = Literal["input", "output"]
 HIDING = frozenset(
@@ -124,6 +125,10 @@ class Usage:
         self.estimated = False
         return True
 
+    def set_aside(self) -> None:
+        """Another model call follows: what was used so far is counted besides."""
+        self.aside = (self.prompt_tokens, self.completion_tokens)
+
     def as_reply(self) -> dict[str, Any]:
         """As a chat or completion tells it."""
         prompt, completion = self.prompt_tokens, self.completion_tokens
@@ -156,6 +161,7 @@ class Call:
     screened: set[Direction] = field(default_factory=set)
     obeys: Choice | None = None  # the guardrail policy, decided by the corridor
     dry_run: DryRun | None = None  # what another policy would have done
+    notes: Notes | None = None  # of the checks of its answer
     lineage: dict[str, Any] = field(default_factory=dict)  # stores searched, passages used …
     features: dict[str, float] = field(default_factory=dict)  # observed for drift
     degraded: str | None = None

@@ -1,4 +1,4 @@
-"""What a policy demands of answers: grounded sentences, no denied topic, disclaimers, valid JSON."""
+"""What a policy demands of answers: grounds, no denied topic, disclaimers, valid JSON."""
 
 from __future__ import annotations
 

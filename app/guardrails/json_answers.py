@@ -14,6 +14,7 @@ MOST_FAULTS = 3  # told of one text
 LARGEST_PATTERN = 1 << 20  # bytes of a compiled pattern; matching takes linear time
 LONGEST_TOLD = 300
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+ANY_SCHEMA: Mapping[str, Any] = {}  # that every JSON satisfies
 
 
 class BadSchema(ValueError):
@@ -36,8 +37,8 @@ def require_validator() -> None:
     _validator(b"true")
 
 
-def json_fault(text: str, schema: Mapping[str, Any] | None) -> str | None:
-    """Why a text is not JSON of a schema (None: of any form); None: it is.
+def json_fault(text: str, schema: Mapping[str, Any]) -> str | None:
+    """Why a text is not JSON of a schema; None: it is.
 
     Raises:
         BadSchema: the schema cannot be used.
@@ -46,11 +47,9 @@ def json_fault(text: str, schema: Mapping[str, Any] | None) -> str | None:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         return f"it is not JSON (line {error.lineno}, column {error.colno})"
-    if schema is None:
-        return None
     faults = []
-    for error in _validator(_canonical(schema)).iter_errors(value):
-        faults.append(f"at {_place(error.instance_path)}: {_short(str(error.message))}")
+    for wrong in _validator(_canonical(schema)).iter_errors(value):
+        faults.append(f"at {_place(wrong.instance_path)}: {_short(str(wrong.message))}")
         if len(faults) == MOST_FAULTS:
             break
     return "; ".join(faults) or None

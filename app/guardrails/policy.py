@@ -68,7 +68,7 @@ _OPERATORS: dict[Action, Operator] = {
 }
 
 
-class Policy(Demands):
+class Policy(Demands, BaseModel):
     """A validated policy; ``version`` is the hash of the file it came from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

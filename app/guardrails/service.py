@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from app.errors import GuardrailViolation, OstiaryError, Unavailable
@@ -18,9 +18,11 @@ from app.guardrails.findings import Finding, replaced, without_overlaps
 from app.guardrails.operators import operate
 from app.guardrails.pii import PiiDetector
 from app.guardrails.policy import Policy
+from app.guardrails.rehearsal import Check, rehearse_checks
 from app.guardrails.segments import suspicion
 from app.guardrails.streaming import StreamScreen
 from app.guardrails.tokens import Tokens
+from app.guardrails.topics import Topics
 from app.pools import Pool
 
 log = logging.getLogger("ostiary.guardrails")
@@ -35,6 +37,7 @@ class Rehearsed:
 
     text: str | None
     findings: list[Finding]
+    checks: list[Check] = field(default_factory=list)  # of answers as a whole
 
 
 class TriedStream(StreamScreen):
@@ -68,6 +71,7 @@ class Guardrails:
         self._policy = policy
         self._detector, self._pool, self._keep, self._key = detector, pool, keep, key
         self._beside = beside or pool
+        self.topics = Topics(lambda: None)
 
     def tokens(self, call: Call) -> Tokens:
         """What makes and opens the tokens of the caller's tenant."""
@@ -100,7 +104,7 @@ class Guardrails:
         """
         policy = self.policy_of(call)
         watched = _watched(policy, direction, passages)
-        with _failing_closed():
+        with failing_closed():
             quick = not policy.by_sentence(direction) and not watched & ATTACK_ENTITIES
             if quick and _light(texts):
                 found = self._detect(policy, texts, watched, direction)
@@ -108,7 +112,7 @@ class Guardrails:
                 found = await self._pool.run(
                     self._detect, policy, texts, watched, direction, passages=passages
                 )
-        if (dry_run := self._dry_run(call)) is not None:
+        if (dry_run := self.dry_run(call)) is not None:
             dry_run.see(texts, direction, passages=passages)
         passed = self._apply(policy, call, texts, found, direction)
         if self._keep:
@@ -126,7 +130,7 @@ class Guardrails:
         watched = policy.watched("output")
 
         def screen(text: str, start: int) -> str:
-            with _failing_closed():
+            with failing_closed():
                 found = self._detect(policy, [text], watched, "output", start)
             passed = self._apply(policy, call, [text], found, "output")[0][start:]
             if self._keep:
@@ -134,7 +138,7 @@ class Guardrails:
             return passed
 
         by_sentence, holds = policy.by_sentence("output"), bool(watched)
-        if (dry_run := self._dry_run(call)) is None:
+        if (dry_run := self.dry_run(call)) is None:
             return StreamScreen(screen, self._detector.spans, by_sentence, holds=holds)
         tried = TriedStream(screen, self._detector.spans, by_sentence, holds=holds)
         tried.take = dry_run.grow("output")
@@ -221,7 +225,7 @@ class Guardrails:
             for text, of in zip(texts, found, strict=True)
         ]
 
-    def _dry_run(self, call: Call) -> DryRun | None:
+    def dry_run(self, call: Call) -> DryRun | None:
         """What tries another policy on the call, from its first text on."""
         policy = None if call.obeys is None else call.obeys.dry_run
         if policy is not None and call.dry_run is None:
@@ -246,16 +250,26 @@ class Guardrails:
             Unavailable: the guardrails cannot work.
         """
         watched = policy.watched(direction)
-        with _failing_closed():
+        with failing_closed():
             found = await self._pool.run(self._detect, policy, texts, watched, direction)
         changed = self._changed(policy, call, texts, found, direction)
-        return [
+        told = [
             Rehearsed(
                 None if any(policy.action(f.entity, direction) == "block" for f in of) else text,
                 of,
             )
             for text, of in zip(changed, found, strict=True)
         ]
+        return [await self._rehearse_checks(policy, one, direction) for one in told]
+
+    async def _rehearse_checks(
+        self, policy: Policy, one: Rehearsed, direction: Direction
+    ) -> Rehearsed:
+        if one.text is None or not policy.checks_answers:
+            return one
+        with failing_closed():
+            text, checks = await rehearse_checks(self.topics, policy, one.text, direction)
+        return replace(one, text=text, checks=checks)
 
     async def judge(self, call: Call, texts: Sequence[str]) -> list[list[Finding]]:
         """What the call's policy would act on, in either direction; nothing is changed.
@@ -265,9 +279,9 @@ class Guardrails:
         """
         policy = self.policy_of(call)
         watched = policy.watched("input") | policy.watched("output")
-        with _failing_closed():
+        with failing_closed():
             found = await self._pool.run(self._detect, policy, texts, watched, "input")
-        if (dry_run := self._dry_run(call)) is not None:
+        if (dry_run := self.dry_run(call)) is not None:
             dry_run.see(texts, "input")
         call.mark_screened("input")
         for entity, count in Counter(f.entity for part in found for f in part).items():
@@ -295,7 +309,7 @@ class Guardrails:
                 found = found + [f for f in more if f.score >= score_threshold]
             return sorted(found, key=lambda f: (f.start, f.end))
 
-        with _failing_closed():
+        with failing_closed():
             found = await self._pool.run(look)
         call.mark_screened("input")
         return found
@@ -312,7 +326,7 @@ def _count(policy: Policy, found: Sequence[list[Finding]], direction: Direction)
 
 
 @contextmanager
-def _failing_closed() -> Iterator[None]:
+def failing_closed() -> Iterator[None]:
     """Refuse the call when the block fails in a way that was not meant for the caller."""
     try:
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from app.llm.openai_types import ChatCompletionRequest, CompletionRequest, Part
 from app.llm.responses_types import InputPart, ResponsesRequest
@@ -22,6 +22,43 @@ def texts_of(request: Screened) -> list[str]:
 
     _visit(request, collect)
     return found
+
+
+def texts_of_user(request: Screened) -> list[str]:
+    """The texts of `request` that a user wrote, without what applications and tools say."""
+    if isinstance(request, CompletionRequest):
+        return texts_of(request)
+    if isinstance(request, ResponsesRequest) and isinstance(request.input, str):
+        return [request.input]
+    turns = request.messages if isinstance(request, ChatCompletionRequest) else request.input
+    found: list[str] = []
+    for turn in turns:
+        if isinstance(turn, str) or turn.role != "user" or turn.content is None:
+            continue
+        parts = [turn.content] if isinstance(turn.content, str) else turn.content
+        found += [p if isinstance(p, str) else p.text or "" for p in parts]
+    return found
+
+
+def asked_again(body: dict[str, Any], reason: str) -> dict[str, Any]:
+    """A body that asks the same once more and tells why.
+
+    The reason joins the last words of the user: many models take no two turns of one side.
+    """
+    if "messages" not in body:
+        prompts = body["prompt"]
+        if isinstance(prompts, str):
+            return {**body, "prompt": f"{prompts}\n\n{reason}\n"}
+        return {**body, "prompt": [f"{p}\n\n{reason}\n" for p in prompts]}
+    *before, last = body["messages"]
+    content = last.get("content")
+    if last.get("role") != "user":
+        more = [last, {"role": "user", "content": reason}]
+    elif isinstance(content, str):
+        more = [{**last, "content": f"{content}\n\n{reason}"}]
+    else:
+        more = [{**last, "content": [*(content or ()), {"type": "text", "text": reason}]}]
+    return {**body, "messages": [*before, *more]}
 
 
 def replace_texts(request: Request, texts: list[str]) -> Request:

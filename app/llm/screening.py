@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from app.gateway.call import Call
 from app.guardrails.service import Guardrails
+from app.llm.answer_checks import AnswerChecks
 from app.llm.openai_types import ChatCompletionRequest, CompletionRequest
 from app.llm.request_texts import replace_texts, texts_of
 from app.llm.responses_types import ResponsesRequest
@@ -15,7 +16,11 @@ Request = TypeVar("Request", ChatCompletionRequest, CompletionRequest, Responses
 
 
 async def screen_input(
-    router: Router, guardrails: Guardrails, call: Call, request: Request
+    router: Router,
+    guardrails: Guardrails,
+    checks: AnswerChecks,
+    call: Call,
+    request: Request,
 ) -> Request:
     """Return the request with its texts as the policy lets them pass.
 
@@ -29,4 +34,7 @@ async def screen_input(
     texts = texts_of(request)
     call.features["input_length"] = float(sum(map(len, texts)))
     screened = await guardrails.screen(call, texts, "input")
-    return request if screened == texts else replace_texts(request, screened)
+    passed = request if screened == texts else replace_texts(request, screened)
+    if checks.watch(call):
+        await checks.screen_input(call, passed)
+    return passed

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from app.gateway.call import Call
+from app.guardrails.demands import ANSWER_CHECKS
 from app.guardrails.dry_run import DryRun
 from app.guardrails.policy import KNOWN
 
@@ -135,4 +136,4 @@ class Metrics:
 
 def _label(entity: str) -> str:
     """An entity type as a label: those of tenants' own recognizers are one, as they are many."""
-    return entity if entity in KNOWN else "custom"
+    return entity if entity in KNOWN | ANSWER_CHECKS else "custom"
