@@ -168,9 +168,8 @@ class AnswerChecks:
     async def text_faults(self, call: Call, text: str) -> list[Fault]:
         """In what a text without a form falls short: denied topics."""
         policy = self.policy_of(call)
-        choice = {TEXT: text}
-        if self.tried_on(call) is not None:
-            self._try_choices(call, {}, [choice])
+        if (tried := self.tried_on(call)) is not None:
+            self._try(call, tried, [text], "output", [])
         return await self._on_topics(call, policy.topics_of("output"), [text], "output")
 
     async def _on_topics(

@@ -1,4 +1,4 @@
-"""Checks of answers from outside: topics, disclaimers, JSON and groundedness, whole and streamed."""
+"""Checks of answers from outside: topics, disclaimers, JSON, grounds; whole and streamed."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ class House(ScriptedHouse):
         data = [line[6:] for line in reply.text.split("\n") if line.startswith("data: {")]
         return reply.status_code, [json.loads(d) for d in data], told
 
-    def body(self, path: str, text: str, **fields: Any) -> dict[str, Any]:
+    def body(self, path: str, question: str, **fields: Any) -> dict[str, Any]:
         if path == CHAT:
-            return chat(text, model="m", **fields)
-        return {"model": "m", "prompt" if path == COMPLETIONS else "input": text, **fields}
+            return chat(question, model="m", **fields)
+        return {"model": "m", "prompt" if path == COMPLETIONS else "input": question, **fields}
 
     async def said(self, path: str, text: str = "Hello?", **fields: Any) -> str:
         """The text of an answer, whole or streamed."""
@@ -126,7 +126,7 @@ async def test_a_denied_topic_is_blocked_with_the_policys_name_and_no_word_of_it
 ) -> None:
     await house.obeys(topics=[{**LEGAL, "input": "block", "output": "block"}])
     house.model.says(ON_TOPIC)
-    call_id = f"blocked-{path.rpartition('/')[2]}-{streamed}"
+    call_id = f"blocked-{DOORS.index((path, streamed))}"
     body = house.body(path, "Hello?", stream=streamed)
     status, told, header = await house.ask(path, body, x_request_id=call_id)
     assert (status, header) == (400, "masked=0;blocked=1")

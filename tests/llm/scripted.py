@@ -71,7 +71,9 @@ class ScriptedModel:
         usage["total_tokens"] = 7 + len(words)
         head = {"id": "chatcmpl-1", "created": 1, "model": body["model"], "kept": "as is"}
         if not body.get("stream"):
-            message = {"role": "assistant", "content": text}
+            message: dict[str, Any] = {"role": "assistant", "content": text}
+            if self.tool:
+                message = {**message, "tool_calls": [{"type": "function", **self.tool}]}
             choice = {"index": 0, "message": message, "finish_reason": self.finish}
             if body.get("logprobs"):
                 choice["logprobs"] = {"content": [_token(word) for word in words]}
