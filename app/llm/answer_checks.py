@@ -212,7 +212,10 @@ class AnswerChecks:
             call.record_finding(fault.check, action, 1, direction)
             notes_of(call).tell(direction, fault, action)
         if faults:
-            call.lineage["checks"] = list(notes_of(call).told)
+            call.lineage["checks"] = [
+                {name: value for name, value in one.items() if name != "reason"}
+                for one in notes_of(call).told  # a reason can hold names of fields of the answer
+            ]
 
     def disclaimers(
         self,
@@ -264,7 +267,7 @@ class AnswerChecks:
             faults = topic_faults([hit for of in found for hit in of], direction)
             return Counter((f.check, f.action) for f in [*faults, *more])
 
-        dry_run.also(look, len(texts), direction)
+        dry_run.also(look, texts, direction)
 
 
 def topic_faults(hits: Sequence[OnTopic], direction: Direction) -> list[Fault]:

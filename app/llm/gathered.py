@@ -7,6 +7,8 @@ from typing import Any
 
 from app.llm.stream_screens import TEXT
 
+PLAIN = "text_completion"
+
 
 class Gathered:
     """The choices of a stream as a whole reply would hold them: texts and calls of functions."""
@@ -49,17 +51,23 @@ def _add_tool(tools: list[dict[str, Any]], told: dict[str, Any]) -> None:
         tool["function"][name] += function.get(name) or ""
 
 
+def head_of(reply: dict[str, Any]) -> dict[str, Any]:
+    """What every chunk of a stream that gives out a whole reply begins with."""
+    head = {k: v for k, v in reply.items() if k not in ("choices", "usage", "ostiary")}
+    if head.get("object") != PLAIN:
+        head["object"] = "chat.completion.chunk"
+    return head
+
+
 def chunks_of(reply: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The chunks of a stream that gives out a whole reply, without its usage."""
-    kind = "text_completion" if reply.get("object") == "text_completion" else None
-    aside = ("choices", "usage", "ostiary")
-    head = {k: v for k, v in reply.items() if k not in aside}
-    head["object"] = kind or "chat.completion.chunk"
+    head = head_of(reply)
+    plain = head["object"] == PLAIN
     told = {"ostiary": reply["ostiary"]} if "ostiary" in reply else {}
     for choice in reply["choices"]:
         rest = {k: v for k, v in choice.items() if k not in ("message", TEXT, "finish_reason")}
         end = {"index": choice.get("index", 0), "finish_reason": choice.get("finish_reason")}
-        if kind:
+        if plain:
             yield {**head, "choices": [{**rest, TEXT: choice[TEXT], "finish_reason": None}]}
             yield {**head, "choices": [{**end, TEXT: ""}], **told}
             continue

@@ -66,7 +66,7 @@ class GroundedChecks:
         async def look() -> Tally:
             return Counter({(UNGROUNDED, demand.action): 1})
 
-        dry_run.also(look, 1, "output")
+        dry_run.also(look, [""], "output")
 
     async def settle(
         self, call: Call, search: Search, pieces: list[Piece], again: Again

@@ -15,7 +15,7 @@ from app.ids import new_id
 from app.llm import token_details
 from app.llm.answer_checks import AnswerChecks
 from app.llm.cache import LARGEST, ReplyCache, Slot
-from app.llm.gathered import Gathered, chunks_of
+from app.llm.gathered import Gathered, chunks_of, head_of
 from app.llm.reply_texts import length_of, texts_in
 from app.llm.request_texts import asked_again
 from app.llm.router import Router
@@ -162,7 +162,7 @@ class Relay:
             for chunk in chunks_of(reply):
                 yield event(chunk)
             if wants_usage:
-                yield self._usage_event(call, {**chunk, "usage": reply["usage"]})
+                yield self._usage_event(call, head_of(reply) | {"usage": reply["usage"]})
             await call.settle(200, DONE)
             yield DONE
         except OstiaryError as error:
