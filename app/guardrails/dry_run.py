@@ -48,9 +48,15 @@ class DryRun:
             task = asyncio.create_task(self._try(texts, direction, passages))
             self._looking[task] = len(texts)
 
-    def also(self, look: Callable[[], Awaitable[Tally]], texts: int, direction: Direction) -> None:
+    def also(
+        self, look: Callable[[], Awaitable[Tally]], texts: Sequence[str], direction: Direction
+    ) -> None:
         """Count what another look at texts of the call finds, beside it."""
-        self._looking[asyncio.create_task(self._count(look(), texts, direction))] = texts
+        count = len(texts)
+        if sum(map(len, texts)) > MOST_CHARS:
+            self.unseen += count
+        else:
+            self._looking[asyncio.create_task(self._count(look(), count, direction))] = count
 
     def grow(self, direction: Direction) -> Callable[[str], None]:
         """Takes the pieces of a text, at which to look as a whole when the call ends."""

@@ -119,6 +119,35 @@ class Guardrails:
             call.bodies[direction] = call.bodies.get(direction, "") + "\n".join(passed)
         return passed
 
+    async def screen_results(self, call: Call, texts: Sequence[str]) -> list[str]:
+        """Results of tools, whose words may be anybody's: attacks in them are those of passages.
+
+        As input they are screened besides.
+
+        Raises:
+            GuardrailViolation: the policy blocks an attack in passages.
+            Unavailable: the guardrails cannot work.
+        """
+        policy = self.policy_of(call)
+        if (dry_run := self.dry_run(call)) is not None:
+            tried = dry_run.policy
+
+            async def look() -> Tally:
+                return _count(tried, await self._attacks(tried, self._beside, texts), "output")
+
+            dry_run.also(look, texts, "input")
+        if not policy.watched_in_passages:
+            return list(texts)
+        with failing_closed():
+            found = await self._attacks(policy, self._pool, texts)
+        return self._acted(policy, call, texts, found, "output", "input")
+
+    async def _attacks(
+        self, policy: Policy, pool: Pool, texts: Sequence[str]
+    ) -> list[list[Finding]]:
+        watched = policy.watched_in_passages
+        return await pool.run(self._detect, policy, texts, watched, "output", passages=True)
+
     def stream(self, call: Call) -> StreamScreen:
         """A screen for the output that comes in pieces.
 
@@ -195,14 +224,26 @@ class Guardrails:
         direction: Direction,
     ) -> list[str]:
         call.mark_screened(direction)
+        return self._acted(policy, call, texts, found, direction, direction)
+
+    def _acted(
+        self,
+        policy: Policy,
+        call: Call,
+        texts: Sequence[str],
+        found: Sequence[list[Finding]],
+        direction: Direction,
+        told_as: Direction,
+    ) -> list[str]:
+        """The texts as the rules of a direction let them pass; noted as of another."""
         if not any(found):
             return list(texts)
         counts = _count(policy, found, direction)
         for (entity, action), count in counts.items():
-            call.record_finding(entity, action, count, direction)
+            call.record_finding(entity, action, count, told_as)
         blocked = {entity: n for (entity, action), n in counts.items() if action == "block"}
         if blocked:
-            raise GuardrailViolation(policy.name, direction, blocked)
+            raise GuardrailViolation(policy.name, told_as, blocked)
         return self._changed(policy, call, texts, found, direction)
 
     def _changed(

@@ -50,7 +50,7 @@ class Chat:
         """Begin a streamed chat; errors before the first byte are raised here."""
         wants_usage = bool(request.stream_options and request.stream_options.include_usage)
         if request.ostiary is not None:
-            search = await self._search(call, request)
+            search = await call.while_connected(self._search(call, request))
             call.mark_screened("output")  # each sentence is screened before it is given out
             return self._grounded_events(call, request, search, wants_usage)
         return await self._relay.open_stream(call, request.upstream_body(), CHAT, wants_usage)

@@ -24,6 +24,26 @@ def texts_of(request: Screened) -> list[str]:
     return found
 
 
+def results_of(request: Screened) -> list[str]:
+    """The texts of `request` that are results of tools, in a fixed order."""
+    found: list[str] = []
+
+    def collect(text: str) -> str:
+        found.append(text)
+        return text
+
+    _visit(request, lambda text: text, collect)
+    return found
+
+
+def replace_results(request: Request, texts: list[str]) -> Request:
+    """Return a copy of `request` with its `results_of` replaced, which are as many."""
+    copy = request.model_copy(deep=True)
+    supply = iter(texts)
+    _visit(copy, lambda text: text, lambda _: next(supply))
+    return copy
+
+
 def texts_of_user(request: Screened) -> list[str]:
     """The texts of `request` that a user wrote, without what applications and tools say."""
     if isinstance(request, CompletionRequest):
@@ -75,11 +95,17 @@ def replace_texts(request: Request, texts: list[str]) -> Request:
     return copy
 
 
-def _visit(request: Screened, change: Callable[[str], str]) -> None:
-    """Put each text of `request` through `change`, in place."""
+def _visit(
+    request: Screened,
+    change: Callable[[str], str],
+    of_tools: Callable[[str], str] | None = None,
+) -> None:
+    """Put each text of `request` through `change`, in place; results of tools through another."""
+    of_tools = of_tools or change
     if isinstance(request, ChatCompletionRequest):
         for message in request.messages:
-            message.content = _changed(message.content, change)
+            from_tool = message.role in ("tool", "function")
+            message.content = _changed(message.content, of_tools if from_tool else change)
             for call in message.tool_calls or ():
                 function = call.get("function")
                 if isinstance(function, dict) and isinstance(function.get("arguments"), str):
@@ -101,7 +127,7 @@ def _visit(request: Screened, change: Callable[[str], str]) -> None:
             item.content = _changed(item.content, change)
             if item.arguments is not None:
                 item.arguments = change(item.arguments)
-            item.output = _changed(item.output, change)
+            item.output = _changed(item.output, of_tools)
 
 
 Content = TypeVar("Content", list[Part], list[InputPart])

@@ -91,7 +91,9 @@ class Responses:
             call, tool.vector_store_ids, turns, tool.max_num_results, tool.filters
         )
         await self._answers.note_health(call, search, request.model)
-        await self._answers.decide(call, search, request.model, sampling(request))
+        await call.while_connected(
+            self._answers.decide(call, search, request.model, sampling(request))
+        )
         threshold = tool.ranking_options.score_threshold if tool.ranking_options else None
         if threshold:
             search.hits = [h for h in search.hits if h.score >= threshold]

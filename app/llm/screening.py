@@ -8,7 +8,7 @@ from app.gateway.call import Call
 from app.guardrails.service import Guardrails
 from app.llm.answer_checks import AnswerChecks
 from app.llm.openai_types import ChatCompletionRequest, CompletionRequest
-from app.llm.request_texts import replace_texts, texts_of
+from app.llm.request_texts import replace_results, replace_texts, results_of, texts_of
 from app.llm.responses_types import ResponsesRequest
 from app.llm.router import Router
 
@@ -31,6 +31,9 @@ async def screen_input(
     router.available(request.model)  # unknown names reach neither audit nor drift
     call.model = request.model
     call.versions["model"] = request.model
+    if results := results_of(request):
+        safe = await guardrails.screen_results(call, results)
+        request = request if safe == results else replace_results(request, safe)
     texts = texts_of(request)
     call.features["input_length"] = float(sum(map(len, texts)))
     screened = await guardrails.screen(call, texts, "input")
