@@ -129,7 +129,8 @@ class Guardrails:
             Unavailable: the guardrails cannot work.
         """
         policy = self.policy_of(call)
-        if (dry_run := self.dry_run(call)) is not None:
+        dry_run = self.dry_run(call)
+        if dry_run is not None and dry_run.policy.watched_in_passages:
             tried = dry_run.policy
 
             async def look() -> Tally:
