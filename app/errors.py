@@ -97,11 +97,18 @@ class GuardrailViolation(OstiaryError):
 
     status, type, code = 400, "guardrail_violation", "guardrail_violation"
 
-    def __init__(self, policy: str, direction: str, counts: dict[str, int]) -> None:
+    def __init__(
+        self,
+        policy: str,
+        direction: str,
+        counts: dict[str, int],
+        *,
+        remedy: str = "Remove these values and send the request again.",
+    ) -> None:
         found = ", ".join(f"{name} ({n})" for name, n in sorted(counts.items()))
         super().__init__(
             f"The {direction} was refused by the guardrail policy '{policy}': found {found}. "
-            "Remove these values and send the request again."
+            f"{remedy}"
         )
         self.policy = policy
         self.counts = counts

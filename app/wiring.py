@@ -27,8 +27,10 @@ from app.guardrails.pii import PiiDetector
 from app.guardrails.policy import load_policy
 from app.guardrails.service import Guardrails
 from app.guardrails.tokens import Tokens
+from app.guardrails.topics import Topics
 from app.llm import weights
 from app.llm.answer import Answers
+from app.llm.answer_checks import AnswerChecks
 from app.llm.batches import Batches
 from app.llm.cache import ReplyCache
 from app.llm.cache_store import make_cache
@@ -36,6 +38,7 @@ from app.llm.chat import Chat
 from app.llm.completions import Completions
 from app.llm.conversations import Conversations
 from app.llm.fleet import Fleet
+from app.llm.groundedness import Groundedness
 from app.llm.relay import Relay
 from app.llm.responses import Responses
 from app.llm.rewriting import Rewriter
@@ -52,8 +55,8 @@ from app.monitoring.cost_parts import PartPrices
 from app.monitoring.drift import DriftMonitor
 from app.monitoring.metrics import Metrics
 from app.monitoring.storage_cost import StorageCharges
-from app.monitoring.usage import Usage
 from app.monitoring.tracing import Tracing
+from app.monitoring.usage import Usage
 from app.periodic import forever
 from app.pools import Pool
 from app.retrieval.builds import Builds
@@ -167,7 +170,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     stack.push_async_callback(drift.flush)
     policy = load_policy(settings.guardrail_policy)
     detector = await asyncio.to_thread(PiiDetector)
-    in_force = InForce(db, policy, detector.warm)
+    in_force = InForce(db, policy, detector.warm, embeds=settings.embedded_retrieval)
     await in_force.prepare(policy)
     await in_force.sync()
     corridor = Corridor(
@@ -244,12 +247,23 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     ingestion.govern = builds.govern = sync.govern = corridor.govern
 
     # answers
+    topics = Topics(lambda: cache.embedder())
+    guardrails.topics = topics
+    checks = AnswerChecks(guardrails, topics)
     rewriting = settings.llm_model if settings.rewrite == "model" else None
     rewriter = Rewriter(router, guardrails, rewriting)
     answers = None
     if scorer is not None:
         answers = Answers(
-            searches, rewriter, router, guardrails, scorer, query_pool, settings.answer_gate
+            searches,
+            rewriter,
+            router,
+            guardrails,
+            scorer,
+            query_pool,
+            settings.answer_gate,
+            checks,
+            Groundedness(scorer, topics.vectors, query_pool),
         )
 
     def embed_questions() -> tuple[Embed, str] | None:
@@ -260,7 +274,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         make_cache(settings.redis_url, settings.cache_mb * 2**20), router.servers, embed_questions
     )
     stack.push_async_callback(cache.close)
-    relay = Relay(router, guardrails, prices, cache)
+    relay = Relay(router, guardrails, checks, prices, cache)
     inside = Inside("batch")
     batches = Batches(
         db,
@@ -290,7 +304,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     stack.push_async_callback(fleet.close)
 
     conversations = Conversations(db, guardrails, settings.pseudonym_days)
-    responses = Responses(db, router, guardrails, answers, prices, conversations)
+    responses = Responses(db, router, guardrails, checks, answers, relay, prices, conversations)
     rollouts = Rollouts(db, router, fleet, samples)
     alerting = open_alerting(settings, stack, db, jobs, key, drift, schedule, builds, rollouts)
     alerting.incidents.govern = corridor.govern
@@ -368,10 +382,10 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         fleet=fleet,
         rollouts=rollouts,
         rewriter=rewriter,
-        chat=Chat(router, guardrails, answers, relay),
+        chat=Chat(router, guardrails, checks, answers, relay),
         batches=batches,
         inside=inside,
-        completions=Completions(router, guardrails, relay),
+        completions=Completions(router, guardrails, checks, relay),
         responses=responses,
         llm_state=llm_state,
     )

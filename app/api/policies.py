@@ -12,6 +12,7 @@ from app.api.admin import require_platform
 from app.api.common import ERRORS, Cursor, Deleted, Limit, ListPage, Order, one_cursor, with_times
 from app.gateway.call import DEFAULT_TENANT, Call, Direction
 from app.gateway.corridor import GovernedRoute, Scope
+from app.guardrails.demands import CheckAction
 from app.guardrails.documents import BadDocument
 from app.guardrails.entities import ATTACK_ENTITIES
 from app.guardrails.policy import Action
@@ -80,7 +81,7 @@ class TrialBody(BaseModel):
 
 class TrialFinding(BaseModel):
     entity_type: str
-    action: Action
+    action: Action | CheckAction
     start: int
     end: int
     score: float
@@ -93,7 +94,7 @@ class TrialResult(BaseModel):
 
 class TrialCount(BaseModel):
     entity_type: str
-    action: Action
+    action: Action | CheckAction
     count: int
 
 
@@ -245,5 +246,11 @@ def _result(policy: Policy, direction: Direction, rehearsed: Rehearsed) -> Trial
                 score=f.score,
             )
             for f in rehearsed.findings
+        ]
+        + [
+            TrialFinding(
+                entity_type=c.entity, action=c.action, start=c.start, end=c.end, score=c.score
+            )
+            for c in rehearsed.checks
         ],
     )

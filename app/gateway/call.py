@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from app.gateway.limits import Window
     from app.guardrails.assignments import Choice
     from app.guardrails.dry_run import DryRun
+    from app.guardrails.notes import Notes
     from app.guardrails.pseudonyms import Pseudonyms
     from app.monitoring.stages import Stage
     from app.monitoring.tracing import Trace
@@ -134,6 +135,10 @@ class Usage:
         self.estimated = False
         return True
 
+    def set_aside(self) -> None:
+        """Another model call follows: what was used so far is counted besides."""
+        self.aside = (self.prompt_tokens, self.completion_tokens)
+
     def as_reply(self) -> dict[str, Any]:
         """As a chat or completion tells it."""
         prompt, completion = self.prompt_tokens, self.completion_tokens
@@ -173,6 +178,7 @@ class Call:
     dry_run: DryRun | None = None  # what another policy would have done
     conversation: str | None = None  # as the caller named it
     pseudonyms: Pseudonyms | None = None  # what stands for its values where a model reads
+    notes: Notes | None = None  # of the checks of its answer
     lineage: dict[str, Any] = field(default_factory=dict)  # stores searched, passages used …
     features: dict[str, float] = field(default_factory=dict)  # observed for drift
     degraded: str | None = None

@@ -438,7 +438,11 @@ class _Passage:
         if self.required.screens or call.findings:
             blocked = sum(n for (_, _, a), n in call.findings.items() if a == "block")
             masked = sum(n for (_, _, a), n in call.findings.items() if a in HIDING)
-            told.append((b"x-ostiary-guardrails", b"masked=%d;blocked=%d" % (masked, blocked)))
+            summary = b"masked=%d;blocked=%d" % (masked, blocked)
+            for action in ("annotate", "retry"):
+                if count := sum(n for (_, _, a), n in call.findings.items() if a == action):
+                    summary += b";%s=%d" % (action.encode(), count)
+            told.append((b"x-ostiary-guardrails", summary))
         if call.cache:
             told.append((b"x-ostiary-cache", call.cache.encode()))
         if call.degraded:

@@ -48,6 +48,16 @@ class DryRun:
             task = asyncio.create_task(self._try(texts, direction, passages))
             self._looking[task] = len(texts)
 
+    def also(
+        self, look: Callable[[], Awaitable[Tally]], texts: Sequence[str], direction: Direction
+    ) -> None:
+        """Count what another look at texts of the call finds, beside it."""
+        count = len(texts)
+        if sum(map(len, texts)) > MOST_CHARS:
+            self.unseen += count
+        else:
+            self._looking[asyncio.create_task(self._count(look(), count, direction))] = count
+
     def grow(self, direction: Direction) -> Callable[[str], None]:
         """Takes the pieces of a text, at which to look as a whole when the call ends."""
         parts: list[str] = []
@@ -63,11 +73,14 @@ class DryRun:
         return take
 
     async def _try(self, texts: Sequence[str], direction: Direction, passages: bool) -> None:
+        await self._count(self._look(texts, direction, passages), len(texts), direction)
+
+    async def _count(self, looking: Awaitable[Tally], texts: int, direction: Direction) -> None:
         try:
-            tally = await self._look(texts, direction, passages)
+            tally = await looking
         except Exception as error:
             log.warning("a dry run failed: %s", type(error).__name__)
-            self.unseen += len(texts)
+            self.unseen += texts
             return
         for (entity, action), count in tally.items():
             key = (direction, entity, action)

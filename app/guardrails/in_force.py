@@ -12,12 +12,13 @@ from typing import get_args
 from sqlalchemy import and_, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import Forbidden, NotFound, OstiaryError
+from app.errors import Forbidden, NotFound, OstiaryError, Unavailable
 from app.gateway.call import DEFAULT_TENANT, Direction
 from app.guardrails.assignments import EVERY, MANDATORY, Assignment, Choice, Mode, best
 from app.guardrails.catalogue import CATALOGUE, recognizer
 from app.guardrails.documents import named, read_document, shipped_policies, version_of
 from app.guardrails.entities import NER_ENTITIES
+from app.guardrails.json_answers import require_validator
 from app.guardrails.policy import Policy, PolicyError
 from app.ids import new_id
 from app.store.db import Database
@@ -43,10 +44,13 @@ class InForce:
     Args:
         default: of calls for which nothing is assigned.
         warm: loads the model that finds names; blocking.
+        embeds: this gateway has an embedding model.
     """
 
-    def __init__(self, db: Database, default: Policy, warm: Callable[[], None]) -> None:
-        self._db, self._warm = db, warm
+    def __init__(
+        self, db: Database, default: Policy, warm: Callable[[], None], *, embeds: bool = True
+    ) -> None:
+        self._db, self._warm, self._embeds = db, warm, embeds
         self.default = default
         # found by name where nobody stored one; that of the settings may have a shipped name
         self.given = shipped_policies() | {default.name: default}
@@ -95,8 +99,19 @@ class InForce:
         """Load what the policy needs.
 
         Raises:
-            MissingExtra: the model that finds names, or a check of digits, is not installed.
+            MissingExtra: the model that finds names, or a check of digits or of JSON, is not
+                installed.
+            Unavailable: the policy needs an embedding model, and this gateway has none.
         """
+        if policy.embeds and not self._embeds:
+            raise Unavailable(
+                f"The policy '{policy.name}' judges by embeddings, and this gateway runs without "
+                "an embedding model. Set OSTIARY_EMBEDDED_RETRIEVAL=true, or leave out "
+                "groundedness and the examples of topics.",
+                code="policy_unavailable",
+            )
+        if policy.json_answers is not None:
+            require_validator()
         watched = frozenset[str]().union(*map(policy.watched, get_args(Direction)))
         if watched & NER_ENTITIES and not self._finds_names:
             await asyncio.to_thread(self._warm)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from app.gateway.call import Direction
 from app.guardrails.catalogue import CATALOGUE, SETS
 from app.guardrails.custom import CustomRecognizer
+from app.guardrails.demands import Demands
 from app.guardrails.entities import ATTACK_ENTITIES, NER_ENTITIES, PATTERN_ENTITIES
 from app.guardrails.operators import Encrypt, Hash, Operator, Replace
 from app.guardrails.patterns import Recognizer
@@ -72,7 +73,7 @@ _OPERATORS: dict[Action, Operator] = {
 }
 
 
-class Policy(BaseModel):
+class Policy(Demands, BaseModel):
     """A validated policy; ``version`` is the hash of the file it came from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from app.errors import GuardrailViolation, OstiaryError, Unavailable
@@ -20,10 +20,12 @@ from app.guardrails.operators import operate
 from app.guardrails.pii import PiiDetector
 from app.guardrails.policy import Policy
 from app.guardrails.pseudonyms import Pseudonyms, Stand
+from app.guardrails.rehearsal import Check, rehearse_checks
 from app.guardrails.restoring import Cover, apart_from_covered
 from app.guardrails.segments import suspicion
 from app.guardrails.streaming import StreamScreen
 from app.guardrails.tokens import Tokens
+from app.guardrails.topics import Topics
 from app.monitoring.stages import Stage, stage, took
 from app.pools import Pool
 
@@ -40,6 +42,7 @@ class Rehearsed:
 
     text: str | None
     findings: list[Finding]
+    checks: list[Check] = field(default_factory=list)  # of answers as a whole
 
 
 class TriedStream(StreamScreen):
@@ -73,6 +76,7 @@ class Guardrails:
         self._policy = policy
         self._detector, self._pool, self._keep, self._key = detector, pool, keep, key
         self._beside = beside or pool
+        self.topics = Topics(lambda: None)
 
     def tokens(self, call: Call) -> Tokens:
         """What makes and opens the tokens of the caller's tenant."""
@@ -130,7 +134,7 @@ class Guardrails:
             texts = [c.feed(t, final=True) for c, t in zip(covers, texts, strict=True)]
         detect = call.timed("guardrails", self._detect)
         part: Stage = "screen_passages" if passages else _PARTS[direction]
-        with stage(call, part, {"ostiary.policy": policy.name}), _failing_closed():
+        with stage(call, part, {"ostiary.policy": policy.name}), failing_closed():
             quick = not policy.by_sentence(direction) and not watched & ATTACK_ENTITIES
             if quick and _light(texts):
                 found = detect(policy, texts, watched, direction)
@@ -138,7 +142,7 @@ class Guardrails:
                 found = await self._pool.run(
                     detect, policy, texts, watched, direction, passages=passages
                 )
-        if (dry_run := self._dry_run(call)) is not None:
+        if (dry_run := self.dry_run(call)) is not None:
             dry_run.see(texts, direction, passages=passages)
         if direction == "input" and (policy.pseudonymized or call.pseudonyms) and any(found):
             passed = await self._pool.run(self._apply, policy, call, texts, found, direction)
@@ -151,6 +155,35 @@ class Guardrails:
             call.bodies[direction] = call.bodies.get(direction, "") + "\n".join(told)
         return [c.reveal(t) for c, t in zip(covers, passed, strict=True)] if covers else passed
 
+    async def screen_results(self, call: Call, texts: Sequence[str]) -> list[str]:
+        """Results of tools, whose words may be anybody's: attacks in them are those of passages.
+
+        As input they are screened besides.
+
+        Raises:
+            GuardrailViolation: the policy blocks an attack in passages.
+            Unavailable: the guardrails cannot work.
+        """
+        policy = self.policy_of(call)
+        dry_run = self.dry_run(call)
+        if dry_run is not None and dry_run.policy.watched_in_passages:
+            tried = dry_run.policy
+
+            async def look() -> Tally:
+                return _count(tried, await self._beside.run(attacks, tried, self._detect), "output")
+
+            dry_run.also(look, texts, "input")
+        if not policy.watched_in_passages:
+            return list(texts)
+
+        def attacks(by: Policy, detect: Callable[..., list[list[Finding]]]) -> list[list[Finding]]:
+            return detect(by, texts, by.watched_in_passages, "output", passages=True)
+
+        detect = call.timed("guardrails", self._detect)
+        with stage(call, "screen_passages", {"ostiary.policy": policy.name}), failing_closed():
+            found = await self._pool.run(attacks, policy, detect)
+        return self._acted(policy, call, texts, found, "output", "input")
+
     async def hide(self, call: Call, texts: Sequence[str]) -> list[str]:
         """Texts that may pass, as a model may read them: with surrogates for values.
 
@@ -160,7 +193,7 @@ class Guardrails:
         policy = self.policy_of(call)
         if not policy.pseudonymized and not call.pseudonyms:
             return list(texts)
-        with _failing_closed():
+        with failing_closed():
             found = await self._pool.run(self._detect, policy, texts, policy.pseudonymized, "input")
             own = self._pseudonyms(call)
             before = set(own.stands)
@@ -193,7 +226,7 @@ class Guardrails:
 
         def screen(text: str, start: int) -> str:
             began = time.perf_counter()
-            with _failing_closed():
+            with failing_closed():
                 found = detect(policy, [text], watched, "output", start)
             took(call, "screen_stream", time.perf_counter() - began)
             passed = self._apply(policy, call, [text], found, "output")[0][start:]
@@ -204,7 +237,7 @@ class Guardrails:
 
         by_sentence, holds = policy.by_sentence("output"), bool(watched)
         spans = self._detector.spans
-        if (dry_run := self._dry_run(call)) is None:
+        if (dry_run := self.dry_run(call)) is None:
             return StreamScreen(screen, spans, by_sentence, holds=holds, cover=cover)
         tried = TriedStream(screen, spans, by_sentence, holds=holds, cover=cover)
         tried.take = dry_run.grow("output")
@@ -267,16 +300,29 @@ class Guardrails:
                 [f for f in apart_from_covered(t, of) if t[f.start : f.end] not in own.stands]
                 for t, of in zip(texts, found, strict=True)
             ]
+        return self._acted(policy, call, texts, found, direction, direction)
+
+    def _acted(
+        self,
+        policy: Policy,
+        call: Call,
+        texts: Sequence[str],
+        found: Sequence[list[Finding]],
+        direction: Direction,
+        told_as: Direction,
+    ) -> list[str]:
+        """The texts as the rules of a direction let them pass; noted as of another."""
+        own = call.pseudonyms
         if not any(found) and not (direction == "input" and own):
             return list(texts)
         counts = _count(policy, found, direction)
         for (entity, action), count in counts.items():
-            call.record_finding(entity, action, count, direction)
+            call.record_finding(entity, action, count, told_as)
         blocked = {entity: n for (entity, action), n in counts.items() if action == "block"}
         if blocked:
-            raise GuardrailViolation(policy.name, direction, blocked)
+            raise GuardrailViolation(policy.name, told_as, blocked)
         if direction == "input" and (policy.pseudonymized or own):
-            with _failing_closed():
+            with failing_closed():
                 return self._pseudonymized(policy, call, texts, found)
         return self._changed(policy, call, texts, found, direction)
 
@@ -318,7 +364,7 @@ class Guardrails:
             for text, of in zip(texts, found, strict=True)
         ]
 
-    def _dry_run(self, call: Call) -> DryRun | None:
+    def dry_run(self, call: Call) -> DryRun | None:
         """What tries another policy on the call, from its first text on."""
         policy = None if call.obeys is None else call.obeys.dry_run
         if policy is not None and call.dry_run is None:
@@ -344,21 +390,31 @@ class Guardrails:
         """
         watched = policy.watched(direction)
         detect = call.timed("guardrails", self._detect)
-        with _failing_closed():
+        with failing_closed():
             found = await self._pool.run(detect, policy, texts, watched, direction)
         if direction == "input" and policy.pseudonymized:
             trial = Call(call.id, call.request_id, call.door, call.route, call.principal)
-            with _failing_closed():
+            with failing_closed():
                 changed = self._pseudonymized(policy, trial, texts, found)
         else:
             changed = self._changed(policy, call, texts, found, direction)
-        return [
+        told = [
             Rehearsed(
                 None if any(policy.action(f.entity, direction) == "block" for f in of) else text,
                 of,
             )
             for text, of in zip(changed, found, strict=True)
         ]
+        return [await self._rehearse_checks(policy, one, direction) for one in told]
+
+    async def _rehearse_checks(
+        self, policy: Policy, one: Rehearsed, direction: Direction
+    ) -> Rehearsed:
+        if one.text is None or not policy.checks_answers:
+            return one
+        with failing_closed():
+            text, checks = await rehearse_checks(self.topics, policy, one.text, direction)
+        return replace(one, text=text, checks=checks)
 
     async def judge(self, call: Call, texts: Sequence[str]) -> list[list[Finding]]:
         """What the call's policy would act on, in either direction; nothing is changed.
@@ -369,9 +425,9 @@ class Guardrails:
         policy = self.policy_of(call)
         watched = policy.watched("input") | policy.watched("output")
         detect = call.timed("guardrails", self._detect)
-        with stage(call, "screen_input", {"ostiary.policy": policy.name}), _failing_closed():
+        with stage(call, "screen_input", {"ostiary.policy": policy.name}), failing_closed():
             found = await self._pool.run(detect, policy, texts, watched, "input")
-        if (dry_run := self._dry_run(call)) is not None:
+        if (dry_run := self.dry_run(call)) is not None:
             dry_run.see(texts, "input")
         call.mark_screened("input")
         for entity, count in Counter(f.entity for part in found for f in part).items():
@@ -399,7 +455,7 @@ class Guardrails:
                 found = found + [f for f in more if f.score >= score_threshold]
             return sorted(found, key=lambda f: (f.start, f.end))
 
-        with _failing_closed():
+        with failing_closed():
             found = await self._pool.run(call.timed("guardrails", look))
         call.mark_screened("input")
         return found
@@ -423,7 +479,7 @@ def _count(policy: Policy, found: Sequence[list[Finding]], direction: Direction)
 
 
 @contextmanager
-def _failing_closed() -> Iterator[None]:
+def failing_closed() -> Iterator[None]:
     """Refuse the call when the block fails in a way that was not meant for the caller."""
     try:
         yield

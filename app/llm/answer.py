@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from app.gateway.call import Call
 from app.guardrails.service import Guardrails
+from app.llm.answer_checks import AnswerChecks
 from app.llm.citations import Citation, cite, exact
 from app.llm.gate import (
-    Grounds,
     Scorer,
     best_sentences,
     judge,
@@ -20,6 +20,10 @@ from app.llm.gate import (
     relevance_of,
     shown,
 )
+from app.llm.grounded_checks import GroundedChecks
+from app.llm.groundedness import Groundedness
+from app.llm.pieces import Piece as Piece
+from app.llm.pieces import Search as Search
 from app.llm.rewriting import Rewriter
 from app.llm.router import Router
 from app.llm.sentences import is_prose, spans, terms
@@ -29,7 +33,7 @@ from app.llm.upstream_errors import UpstreamCut, UpstreamUnavailable
 from app.pools import Pool
 from app.retrieval.rewrite import Turn
 from app.retrieval.search import Searches
-from app.retrieval.types import Hit, Passage
+from app.retrieval.types import Passage
 
 log = logging.getLogger("ostiary.answer")
 DECLINED = "I do not know: the documents do not answer this."
@@ -47,24 +51,7 @@ _INSTRUCTION = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of the answer: its text and the citations behind it."""
-
-    text: str
-    citations: Sequence[Citation]
-
-
 Quote = tuple[float, str, Passage]  # logit, an exact part of a passage's text, the passage
-
-
-@dataclass(slots=True)
-class Search:
-    """What was looked for and found for one question."""
-
-    question: str
-    hits: list[Hit]
-    grounds: Grounds
 
 
 class Answers:
@@ -79,10 +66,13 @@ class Answers:
         scorer: Scorer,
         pool: Pool,
         threshold: float,
+        checks: AnswerChecks | None = None,
+        groundedness: Groundedness | None = None,
     ) -> None:
         self._searches, self._rewriter = searches, rewriter
         self._router, self._guardrails = router, guardrails
         self._scorer, self._pool, self._threshold = scorer, pool, threshold
+        self._checked = GroundedChecks(checks, groundedness) if checks and groundedness else None
 
     async def search(
         self,
@@ -123,10 +113,50 @@ class Answers:
         if search.grounds.answerable and not await self._router.ready(model):
             call.degraded = DEGRADED
 
+    async def decide(
+        self, call: Call, search: Search, model: str, options: dict[str, Any] | None = None
+    ) -> None:
+        """Make the answer now where the policy may replace or refuse it.
+
+        Raises:
+            GuardrailViolation: the policy refuses it.
+            UpstreamCut: as :meth:`stream`.
+        """
+        checked = self._checked
+        if checked is None or not checked.holds(call):
+            return
+        if (instead := checked.instead(call)) is not None:
+            search.decided = [Piece(instead, ())]
+            return
+
+        async def again(reason: str) -> list[Piece]:
+            call.usage.set_aside()
+            search.mend, search.unborne = reason, 0
+            return [piece async for piece in self._pieces(call, search, model, options)]
+
+        pieces = [piece async for piece in self._pieces(call, search, model, options)]
+        search.decided = await checked.settle(call, search, pieces, again)
+
     async def stream(
         self, call: Call, search: Search, model: str, options: dict[str, Any] | None = None
     ) -> AsyncIterator[Piece]:
-        """Yield the answer sentence by sentence, each one verified and screened.
+        """Yield the answer, checked as the policy says; raises as :meth:`decide`."""
+        if search.decided is not None:
+            for piece in search.decided:
+                yield piece
+            return
+        given: list[Piece] = []
+        async for piece in self._pieces(call, search, model, options):
+            given.append(piece)
+            yield piece
+        if self._checked is not None:
+            for piece in await self._checked.end(call, given):
+                yield piece
+
+    async def _pieces(
+        self, call: Call, search: Search, model: str, options: dict[str, Any] | None = None
+    ) -> AsyncIterator[Piece]:
+        """The sentences of the answer, each one verified and screened.
 
         A sentence that no passage bears out is dropped; when none is left, or the model
         server is not there, the best sentences of the passages are quoted instead.
@@ -174,6 +204,7 @@ class Answers:
             return None  # the question said again
         citation = cite(sentence, search.grounds.passages)
         if citation is None:
+            search.unborne += 1
             return None
         (logit,) = relevance_of(self._scorer, search.question, [sentence])
         if logit < quotes[0][0] - BEHIND:
@@ -188,7 +219,10 @@ class Answers:
             call, [sentence, *(c.quote for c in citations)], "output"
         )
         shown = [Citation(c.passage, q) for c, q in zip(citations, quotes, strict=True)]
-        return Piece((" " if given else "") + screened, shown)
+        score = None
+        if self._checked is not None:
+            score = await self._checked.score(call, sentence, screened, citations)
+        return Piece((" " if given else "") + screened, shown, score)
 
     async def _sentences(
         self, call: Call, search: Search, model: str, options: dict[str, Any]
@@ -257,7 +291,8 @@ def _prompt(search: Search) -> list[dict[str, str]]:
         parts.append(text[:left])
         left -= len(text)
     passages = "\n\n".join(parts)
-    asked = f"Passages:\n{passages}\n\nQuestion: {search.question[:1500]}\nAnswer:"
+    mend = f"\n{search.mend}" if search.mend else ""
+    asked = f"Passages:\n{passages}\n\nQuestion: {search.question[:1500]}{mend}\nAnswer:"
     return [
         {"role": "system", "content": _INSTRUCTION},
         {"role": "user", "content": asked},

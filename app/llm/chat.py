@@ -11,6 +11,7 @@ from app.gateway.call import Call
 from app.guardrails.service import Guardrails
 from app.ids import new_id
 from app.llm.answer import Answers, Piece, Search
+from app.llm.answer_checks import AnswerChecks
 from app.llm.openai_types import ChatCompletionRequest
 from app.llm.relay import DONE, Relay, event, told
 from app.llm.router import Router
@@ -23,16 +24,21 @@ class Chat:
     """The chat service of one gateway."""
 
     def __init__(
-        self, router: Router, guardrails: Guardrails, answers: Answers | None, relay: Relay
+        self,
+        router: Router,
+        guardrails: Guardrails,
+        checks: AnswerChecks,
+        answers: Answers | None,
+        relay: Relay,
     ) -> None:
-        self._router, self._guardrails = router, guardrails
+        self._router, self._guardrails, self._checks = router, guardrails, checks
         self._answers, self._relay = answers, relay
 
     async def screen_input(
         self, call: Call, request: ChatCompletionRequest
     ) -> ChatCompletionRequest:
         """Return the request with its texts as the policy lets them pass."""
-        return await screen_input(self._router, self._guardrails, call, request)
+        return await screen_input(self._router, self._guardrails, self._checks, call, request)
 
     async def complete(self, call: Call, request: ChatCompletionRequest) -> dict[str, Any]:
         """Answer a whole chat; ``request`` has been screened."""
@@ -44,7 +50,7 @@ class Chat:
         """Begin a streamed chat; errors before the first byte are raised here."""
         wants_usage = bool(request.stream_options and request.stream_options.include_usage)
         if request.ostiary is not None:
-            search = await self._search(call, request)
+            search = await call.while_connected(self._search(call, request))
             call.mark_screened("output")  # each sentence is screened before it is given out
             return self._grounded_events(call, request, search, wants_usage)
         return await self._relay.open_stream(call, request.upstream_body(), CHAT, wants_usage)
@@ -61,6 +67,7 @@ class Chat:
             call, wanted.vector_store_ids, turns, wanted.max_num_results, wanted.filters
         )
         await self._answers.note_health(call, search, request.model)
+        await self._answers.decide(call, search, request.model, _sampling(request))
         return search
 
     async def _complete_grounded(
@@ -158,4 +165,5 @@ def _grounding(call: Call, search: Search) -> dict[str, Any]:
         "grounded": search.grounds.answerable,
         "relevance": round(search.grounds.relevance, 4),
         "degraded": call.degraded,
+        **({} if call.notes is None else call.notes.as_reply()),
     }

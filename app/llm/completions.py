@@ -7,6 +7,7 @@ from typing import Any
 
 from app.gateway.call import Call
 from app.guardrails.service import Guardrails
+from app.llm.answer_checks import AnswerChecks
 from app.llm.openai_types import CompletionRequest
 from app.llm.relay import Relay
 from app.llm.router import Router
@@ -17,12 +18,15 @@ from app.llm.upstream import COMPLETIONS
 class Completions:
     """The completions service of one gateway."""
 
-    def __init__(self, router: Router, guardrails: Guardrails, relay: Relay) -> None:
+    def __init__(
+        self, router: Router, guardrails: Guardrails, checks: AnswerChecks, relay: Relay
+    ) -> None:
         self._router, self._guardrails, self._relay = router, guardrails, relay
+        self._checks = checks
 
     async def screen_input(self, call: Call, request: CompletionRequest) -> CompletionRequest:
         """Return the request with its texts as the policy lets them pass."""
-        return await screen_input(self._router, self._guardrails, call, request)
+        return await screen_input(self._router, self._guardrails, self._checks, call, request)
 
     async def complete(self, call: Call, request: CompletionRequest) -> dict[str, Any]:
         """Complete a whole text; ``request`` has been screened."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,13 +11,18 @@ import orjson
 from app.errors import OstiaryError
 from app.gateway.call import Call
 from app.guardrails.service import Guardrails
+from app.ids import new_id
 from app.llm import token_details
+from app.llm.answer_checks import AnswerChecks
 from app.llm.cache import LARGEST, ReplyCache, Slot
+from app.llm.gathered import Gathered, chunks_of, head_of
 from app.llm.reply_texts import length_of, texts_in
+from app.llm.request_texts import asked_again
 from app.llm.router import Router
-from app.llm.stream_screens import StreamScreens
+from app.llm.stream_screens import TEXT, StreamScreens
 from app.llm.token_estimate import count_usage, estimate, estimate_prompt
-from app.llm.upstream import ChatStream
+from app.llm.upstream import CHAT, ChatStream
+from app.llm.upstream_errors import UpstreamUnavailable
 from app.monitoring.cost import Prices
 
 DONE = b"data: [DONE]\n\n"
@@ -31,13 +37,21 @@ class Relay:
     """Chats and completions as the model server answers them."""
 
     def __init__(
-        self, router: Router, guardrails: Guardrails, prices: Prices, cache: ReplyCache
+        self,
+        router: Router,
+        guardrails: Guardrails,
+        checks: AnswerChecks,
+        prices: Prices,
+        cache: ReplyCache,
     ) -> None:
         self._router, self._guardrails, self._prices = router, guardrails, prices
-        self._cache = cache
+        self._checks, self._cache = checks, cache
 
     async def complete(self, call: Call, body: dict[str, Any], path: str) -> dict[str, Any]:
         """The whole reply to a screened body; raises as `Router.send`."""
+        if self._checks.instead(call) is not None:
+            return await self.uncached(call, body, path)
+        self._checks.require_schemas(call, body)
         slot = await self._look(call, body, path)
         if slot is not None and slot.found is not None:
             kept: dict[str, Any] = orjson.loads(slot.found)
@@ -45,20 +59,67 @@ class Relay:
             call.features["output_length"] = float(length_of(kept))
             kept["usage"] = {**(kept.get("usage") or {}), "cost_usd": self.cost(call)}
             return kept
+        reply, clean = await self._checked(call, body, path)
+        if slot is not None and clean:
+            await self._cache.keep(call, slot, orjson.dumps(reply))
+        reply["usage"]["cost_usd"] = self.cost(call)
+        return reply
+
+    async def uncached(self, call: Call, body: dict[str, Any], path: str) -> dict[str, Any]:
+        """The same without looking for a kept reply, and without keeping it."""
+        if (instead := self._checks.instead(call)) is not None:
+            return self._instead(call, body, path, instead)
+        self._checks.require_schemas(call, body)
+        reply, _ = await self._checked(call, body, path)
+        reply["usage"]["cost_usd"] = self.cost(call)
+        return reply
+
+    async def _checked(
+        self, call: Call, body: dict[str, Any], path: str
+    ) -> tuple[dict[str, Any], bool]:
+        """A model's reply, screened and checked, and whether the checks found nothing in it."""
+        first = await self._ask(call, body, path)
+
+        async def again(reason: str) -> dict[str, Any]:
+            call.usage.set_aside()
+            try:
+                reply = await self._ask(call, asked_again(body, reason), path)
+            except UpstreamUnavailable:
+                return first  # what follows a second try in vain is done with the first
+            reply["usage"] = {**(reply.get("usage") or {}), **call.usage.as_reply()}
+            return reply
+
+        return await self._checks.settle(call, body, first, again)
+
+    async def _ask(self, call: Call, body: dict[str, Any], path: str) -> dict[str, Any]:
         reply = await call.while_connected(self._router.send(body, path, call))
         if not call.usage.answered(reply.get("usage")):
             call.usage.reading(estimate_prompt(body))
             call.usage.completion_tokens += estimate(length_of(reply))
             reply["usage"] = _counted(call)
         await self._screen_reply(call, reply)
-        if slot is not None:
-            await self._cache.keep(call, slot, orjson.dumps(reply))
-        reply["usage"]["cost_usd"] = self.cost(call)
         return reply
 
     async def _look(self, call: Call, body: dict[str, Any], path: str) -> Slot | None:
         """The place in the cache; None where the reply will hold values for surrogates."""
         return None if call.pseudonyms else await self._cache.look(call, body, path)
+
+    def _instead(self, call: Call, body: dict[str, Any], path: str, text: str) -> dict[str, Any]:
+        """The reply that the policy gives without asking a model."""
+        call.mark_screened("output")
+        call.features["output_length"] = float(len(text))
+        chat = path == CHAT
+        choice: dict[str, Any] = {"index": 0, "finish_reason": "content_filter", "logprobs": None}
+        choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        return {
+            "id": new_id("chatcmpl-" if chat else "cmpl-"),
+            "object": "chat.completion" if chat else "text_completion",
+            "created": int(time.time()),
+            "model": body["model"],
+            "choices": [choice],
+            "usage": {**call.usage.as_reply(), "cost_usd": self.cost(call)},
+            **({"ostiary": told} if call.notes and (told := call.notes.as_reply()) else {}),
+        }
 
     async def _screen_reply(self, call: Call, reply: dict[str, Any]) -> None:
         places = texts_in(reply)
@@ -78,7 +139,16 @@ class Relay:
     async def open_stream(
         self, call: Call, body: dict[str, Any], path: str, wants_usage: bool
     ) -> AsyncIterator[bytes]:
-        """Begin a streamed reply; errors before the first byte are raised here."""
+        """Begin a streamed reply; errors before the first byte are raised here.
+
+        Where the policy may replace or refuse the answer, it is waited for and checked first.
+        """
+        if self._checks.holds(call, body):
+            aside = ("stream", "stream_options")
+            whole = {name: value for name, value in body.items() if name not in aside}
+            reply = await self.complete(call, whole, path)
+            return self._held(call, reply, wants_usage)
+        self._checks.require_schemas(call, body)
         slot = await self._look(call, body, path)
         if slot is not None and slot.found is not None:
             call.mark_screened("output")  # before it was kept
@@ -87,7 +157,21 @@ class Relay:
         body = {**body, "stream_options": asked}
         stream = await call.while_connected(self._router.stream(body, path, call))
         call.mark_screened("output")
-        return self._events(call, stream, wants_usage, slot)
+        return self._events(call, body, stream, wants_usage, slot)
+
+    async def _held(
+        self, call: Call, reply: dict[str, Any], wants_usage: bool
+    ) -> AsyncIterator[bytes]:
+        """The events of a reply that was checked as a whole."""
+        try:
+            for chunk in chunks_of(reply):
+                yield event(chunk)
+            if wants_usage:
+                yield self._usage_event(call, head_of(reply) | {"usage": reply["usage"]})
+            await call.settle(200, DONE)
+            yield DONE
+        except OstiaryError as error:
+            yield await told(call, error)
 
     async def _again(self, call: Call, kept: bytes, wants_usage: bool) -> AsyncIterator[bytes]:
         """The events of a kept stream."""
@@ -109,8 +193,14 @@ class Relay:
         return event({**last, "choices": [], "usage": usage})
 
     async def _events(
-        self, call: Call, stream: ChatStream, wants_usage: bool, slot: Slot | None
+        self,
+        call: Call,
+        body: dict[str, Any],
+        stream: ChatStream,
+        wants_usage: bool,
+        slot: Slot | None,
     ) -> AsyncIterator[bytes]:
+        gathered = Gathered() if self._checks.watch(call) else None
         screens = StreamScreens(self._guardrails, call)
         last: dict[str, Any] | None = None
         kept, size = list[Any](), 0
@@ -124,6 +214,8 @@ class Relay:
                         continue
                     chunk.pop("usage", None)
                     if await screens.pass_through(chunk):
+                        if gathered is not None:
+                            await self._check_end(call, body, gathered, chunk)
                         data = event(chunk)
                         size += len(data)
                         if slot is not None and size <= LARGEST:
@@ -133,7 +225,10 @@ class Relay:
                 last = {**last, "usage": _counted(call)}
             if wants_usage and last is not None:
                 yield self._usage_event(call, last)
-            if slot is not None and size <= LARGEST:
+            found = call.notes is not None and any(
+                n["direction"] == "output" for n in call.notes.told
+            )
+            if slot is not None and size <= LARGEST and not found:
                 whole = {"chunks": kept, "last": last, "length": screens.length}
                 await self._cache.keep(call, slot, orjson.dumps(whole))
             call.features["output_length"] = float(screens.length)
@@ -141,6 +236,21 @@ class Relay:
             yield DONE
         except OstiaryError as error:
             yield await told(call, error)
+
+    async def _check_end(
+        self, call: Call, body: dict[str, Any], gathered: Gathered, chunk: dict[str, Any]
+    ) -> None:
+        """Check the choices that end with a chunk, and add to it what the policy says."""
+        gathered.take(chunk)
+        for choice in chunk["choices"]:
+            if not choice.get("finish_reason"):
+                continue
+            whole = gathered.choice(choice.get("index", 0))
+            if more := await self._checks.end_of_choice(call, body, whole):
+                holder, name = (choice, TEXT) if TEXT in choice else (choice["delta"], "content")
+                holder[name] = f"{holder.get(name) or ''}\n\n{more}"
+            if call.notes is not None and (found := call.notes.as_reply()):
+                chunk["ostiary"] = found
 
 
 def _counted(call: Call) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from app.llm.openai_types import ChatCompletionRequest, CompletionRequest, Part
 from app.llm.responses_types import InputPart, ResponsesRequest
@@ -24,6 +24,63 @@ def texts_of(request: Screened) -> list[str]:
     return found
 
 
+def results_of(request: Screened) -> list[str]:
+    """The texts of `request` that are results of tools, in a fixed order."""
+    found: list[str] = []
+
+    def collect(text: str) -> str:
+        found.append(text)
+        return text
+
+    _visit(request, lambda text: text, collect)
+    return found
+
+
+def replace_results(request: Request, texts: list[str]) -> Request:
+    """Return a copy of `request` with its `results_of` replaced, which are as many."""
+    copy = request.model_copy(deep=True)
+    supply = iter(texts)
+    _visit(copy, lambda text: text, lambda _: next(supply))
+    return copy
+
+
+def texts_of_user(request: Screened) -> list[str]:
+    """The texts of `request` that a user wrote, without what applications and tools say."""
+    if isinstance(request, CompletionRequest):
+        return texts_of(request)
+    if isinstance(request, ResponsesRequest) and isinstance(request.input, str):
+        return [request.input]
+    turns = request.messages if isinstance(request, ChatCompletionRequest) else request.input
+    found: list[str] = []
+    for turn in turns:
+        if isinstance(turn, str) or turn.role != "user" or turn.content is None:
+            continue
+        parts = [turn.content] if isinstance(turn.content, str) else turn.content
+        found += [p if isinstance(p, str) else p.text or "" for p in parts]
+    return found
+
+
+def asked_again(body: dict[str, Any], reason: str) -> dict[str, Any]:
+    """A body that asks the same once more and tells why.
+
+    The reason joins the last words of the user: many models take no two turns of one side.
+    """
+    if "messages" not in body:
+        prompts = body["prompt"]
+        if isinstance(prompts, str):
+            return {**body, "prompt": f"{prompts}\n\n{reason}\n"}
+        return {**body, "prompt": [f"{p}\n\n{reason}\n" for p in prompts]}
+    *before, last = body["messages"]
+    content = last.get("content")
+    if last.get("role") != "user":
+        more = [last, {"role": "user", "content": reason}]
+    elif isinstance(content, str):
+        more = [{**last, "content": f"{content}\n\n{reason}"}]
+    else:
+        more = [{**last, "content": [*(content or ()), {"type": "text", "text": reason}]}]
+    return {**body, "messages": [*before, *more]}
+
+
 def replace_texts(request: Request, texts: list[str]) -> Request:
     """Return a copy of `request` with its texts, in the order of `texts_of`, replaced.
 
@@ -38,11 +95,17 @@ def replace_texts(request: Request, texts: list[str]) -> Request:
     return copy
 
 
-def _visit(request: Screened, change: Callable[[str], str]) -> None:
-    """Put each text of `request` through `change`, in place."""
+def _visit(
+    request: Screened,
+    change: Callable[[str], str],
+    of_tools: Callable[[str], str] | None = None,
+) -> None:
+    """Put each text of `request` through `change`, in place; results of tools through another."""
+    of_tools = of_tools or change
     if isinstance(request, ChatCompletionRequest):
         for message in request.messages:
-            message.content = _changed(message.content, change)
+            from_tool = message.role in ("tool", "function")
+            message.content = _changed(message.content, of_tools if from_tool else change)
             for call in message.tool_calls or ():
                 function = call.get("function")
                 if isinstance(function, dict) and isinstance(function.get("arguments"), str):
@@ -64,7 +127,7 @@ def _visit(request: Screened, change: Callable[[str], str]) -> None:
             item.content = _changed(item.content, change)
             if item.arguments is not None:
                 item.arguments = change(item.arguments)
-            item.output = _changed(item.output, change)
+            item.output = _changed(item.output, of_tools)
 
 
 Content = TypeVar("Content", list[Part], list[InputPart])

@@ -13,15 +13,18 @@ from app.gateway.call import Call
 from app.gateway.person import Person
 from app.guardrails.service import Guardrails
 from app.llm.answer import Answers, Search
+from app.llm.answer_checks import AnswerChecks
 from app.llm.chat import annotate
 from app.llm.conversations import Conversations
 from app.llm.openai_replies import ResponseObject
+from app.llm.relay import Relay
 from app.llm.response_chat import chat_body, collect_calls, messages_of, sampling, text_in
 from app.llm.response_events import Event, Events
 from app.llm.responses_types import ResponsesRequest
 from app.llm.router import Router
 from app.llm.screening import screen_input
 from app.llm.token_estimate import count_usage
+from app.llm.upstream import CHAT
 from app.llm.written import Written
 from app.monitoring.cost import Prices
 from app.retrieval.rewrite import Turn
@@ -37,11 +40,14 @@ class Responses:
         db: Database,
         router: Router,
         guardrails: Guardrails,
+        checks: AnswerChecks,
         answers: Answers | None,
+        relay: Relay,
         prices: Prices,
         conversations: Conversations,
     ) -> None:
         self._db, self._router, self._guardrails = db, router, guardrails
+        self._checks, self._relay = checks, relay
         self._answers, self._prices = answers, prices
         self._conversations = conversations
 
@@ -51,7 +57,7 @@ class Responses:
             earlier = await self._row(call, request.previous_response_id)
             structured = request.text_format() is not None
             self._conversations.resume(call, earlier, structured=structured)
-        return await screen_input(self._router, self._guardrails, call, request)
+        return await screen_input(self._router, self._guardrails, self._checks, call, request)
 
     async def complete(self, call: Call, request: ResponsesRequest) -> dict[str, Any]:
         """Answer as a whole; ``request`` has been screened."""
@@ -78,9 +84,14 @@ class Responses:
             events.response["instructions"] = told
         if tool is None:
             body = chat_body(request, messages)
+            if self._checks.holds(call, body) or (self._checks.watch(call) and not request.stream):
+                whole = {k: v for k, v in body.items() if k not in ("stream", "stream_options")}
+                reply = await self._relay.uncached(call, whole, CHAT)
+                return events, self._whole(call, request, events, messages, reply)
+            self._checks.require_schemas(call, body)
             stream = await call.while_connected(self._router.stream(body, call=call))
             call.mark_screened("output")
-            return events, self._plain(call, request, events, messages, stream)
+            return events, self._plain(call, request, events, messages, body, stream)
         if self._answers is None:
             raise Unavailable("This gateway runs without retrieval.", code="retrieval_disabled")
         turns = [Turn(str(m["role"]), text_in(m)) for m in messages]
@@ -90,6 +101,9 @@ class Responses:
             call, tool.vector_store_ids, turns, tool.max_num_results, tool.filters
         )
         await self._answers.note_health(call, search, request.model)
+        await call.while_connected(
+            self._answers.decide(call, search, request.model, sampling(request))
+        )
         threshold = tool.ranking_options.score_threshold if tool.ranking_options else None
         if threshold:
             search.hits = [h for h in search.hits if h.score >= threshold]
@@ -148,6 +162,7 @@ class Responses:
         request: ResponsesRequest,
         events: Events,
         messages: list[dict[str, Any]],
+        body: dict[str, Any],
         stream: Any,
     ) -> AsyncIterator[Event]:
         for event in events.begin():
@@ -163,15 +178,55 @@ class Responses:
                     cut = cut or choice.get("finish_reason") == "length"
                 async for event in written.take(chunk):
                     yield event
-        async for event in written.end(says_nothing=bool(calls), cut=cut):
+        async for event in written.rest(says_nothing=bool(calls)):
             yield event
         for wanted in calls.values():
-            (arguments,) = await self._guardrails.screen(
+            (wanted["arguments"],) = await self._guardrails.screen(
                 call, [wanted["arguments"]], "output", structured=[True]
             )
-            for event in events.function_call({**wanted, "arguments": arguments}):
+        if self._checks.watch(call):
+            tools = [{"function": c} for c in calls.values()]
+            message = {"content": events.answer, "tool_calls": tools}
+            if more := await self._checks.end_of_choice(call, body, {"message": message}):
+                for event in events.text(f"\n\n{more}"):
+                    yield event
+        for event in written.end(cut=cut):
+            yield event
+        for wanted in calls.values():
+            for event in events.function_call(wanted):
                 yield event
         call.features["output_length"] = float(len(events.answer))
+        yield await self._end(call, request, events, messages, {}, incomplete=cut)
+
+    async def _whole(
+        self,
+        call: Call,
+        request: ResponsesRequest,
+        events: Events,
+        messages: list[dict[str, Any]],
+        reply: dict[str, Any],
+    ) -> AsyncIterator[Event]:
+        """The events of a reply that was screened and checked as a whole."""
+        for event in events.begin():
+            yield event
+        choice = reply["choices"][0]
+        message, calls = choice["message"], dict[int, dict[str, str]]()
+        cut = choice.get("finish_reason") == "length"
+        if thought := message.get("reasoning") or message.get("reasoning_content"):
+            for event in (*events.begin_reasoning(), *events.reasoning(thought)):
+                yield event
+            for event in events.end_reasoning():
+                yield event
+        tools = [{**t, "index": n} for n, t in enumerate(message.get("tool_calls") or ())]
+        collect_calls(calls, {"delta": {"tool_calls": tools}})
+        if message.get("content") or not calls:
+            for event in events.begin_text():
+                yield event
+            for event in (*events.text(message.get("content") or ""), *events.end_text(cut)):
+                yield event
+        for wanted in calls.values():
+            for event in events.function_call(wanted):
+                yield event
         yield await self._end(call, request, events, messages, {}, incomplete=cut)
 
     async def _end(
@@ -192,6 +247,8 @@ class Responses:
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
             "cost_usd": self._prices.cost_usd(call),
         }
+        if call.notes is not None and (told := call.notes.as_reply()):
+            events.response["ostiary"] = told
         events.response["metadata"] = {**(request.metadata or {}), **metadata}
         if incomplete:
             events.response["incomplete_details"] = {"reason": "max_output_tokens"}

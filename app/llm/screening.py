@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from app.gateway.call import Call
 from app.guardrails.service import Guardrails
+from app.llm.answer_checks import AnswerChecks
 from app.llm.openai_types import ChatCompletionRequest, CompletionRequest, Part
-from app.llm.request_texts import replace_texts, texts_of
+from app.llm.request_texts import replace_results, replace_texts, results_of, texts_of
 from app.llm.responses_types import InputPart, ResponsesRequest
 from app.llm.router import Router
 
@@ -17,7 +18,11 @@ Request = TypeVar("Request", ChatCompletionRequest, CompletionRequest, Responses
 
 
 async def screen_input(
-    router: Router, guardrails: Guardrails, call: Call, request: Request
+    router: Router,
+    guardrails: Guardrails,
+    checks: AnswerChecks,
+    call: Call,
+    request: Request,
 ) -> Request:
     """Return the request with its texts as the policy lets them pass.
 
@@ -32,10 +37,16 @@ async def screen_input(
     if call.pseudonyms is None:  # those of a conversation that goes on are there
         scope = _conversation(call, request)
         guardrails.begin_conversation(call, scope, structured=_is_structured(request))
+    if results := results_of(request):
+        safe = await guardrails.screen_results(call, results)
+        request = request if safe == results else replace_results(request, safe)
     texts = texts_of(request)
     call.features["input_length"] = float(sum(map(len, texts)))
     screened = await guardrails.screen(call, texts, "input")
-    return request if screened == texts else replace_texts(request, screened)
+    passed = request if screened == texts else replace_texts(request, screened)
+    if checks.watch(call):
+        await checks.screen_input(call, passed)
+    return passed
 
 
 def _conversation(call: Call, request: Request) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from app.gateway.call import Call
@@ -32,21 +32,22 @@ class Written:
             for event in self._say(await self._guardrails.feed(self._said, said)):
                 yield event
 
-    async def end(self, *, says_nothing: bool, cut: bool) -> AsyncIterator[Event]:
-        """The rest, and the ends of what was begun.
+    async def rest(self, *, says_nothing: bool) -> AsyncIterator[Event]:
+        """What was still held.
 
         Args:
             says_nothing: the model called functions, so that it need not say anything.
-            cut: a limit ended it.
         """
         async for event in self._end_reasoning():
             yield event
         rest = await self._guardrails.finish(self._said)
         for event in self._say(rest, must=not says_nothing):
             yield event
+
+    def end(self, *, cut: bool) -> Iterator[Event]:
+        """The end of what was begun; ``cut`` by a limit."""
         if self._saying:
-            for event in self._events.end_text(cut):
-                yield event
+            yield from self._events.end_text(cut)
 
     def _reason(self, text: str) -> list[Event]:
         found: list[Event] = []

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.process_collector import ProcessCollector
 
 from app.gateway.call import Call
+from app.guardrails.demands import ANSWER_CHECKS
 from app.guardrails.dry_run import DryRun
 from app.guardrails.policy import KNOWN
 from app.monitoring.live import Live
@@ -213,4 +214,4 @@ class Metrics:
 
 def _label(entity: str) -> str:
     """An entity type as a label: those of tenants' own recognizers are one, as they are many."""
-    return entity if entity in KNOWN else "custom"
+    return entity if entity in KNOWN | ANSWER_CHECKS else "custom"
