@@ -33,6 +33,7 @@ SCOPES = {
     "guardrails:read": "the guardrail policies that the tenant can see",
     "guardrails:write": "storing and deleting the tenant's own guardrail policies",
     "monitoring:read": "usage and drift",
+    "monitoring:write": "freezing and deleting references of drift",
     "audit:read": "reading, verifying and exporting the audit log of the tenant",
     "admin": "the own tenant's keys, assigned guardrail policies, audit retention and erasures",
     "admin:platform": "tenants; keys, policies and retention of all; in the default tenant only",

@@ -18,6 +18,7 @@ from app.llm.stream_screens import StreamScreens
 from app.llm.token_estimate import count_usage, estimate, estimate_prompt
 from app.llm.upstream import ChatStream
 from app.monitoring.cost import Prices
+from app.monitoring.drift_features import refuses
 
 DONE = b"data: [DONE]\n\n"
 
@@ -60,6 +61,7 @@ class Relay:
         places = texts_in(reply)
         texts = [str(holder[field]) for _, holder, field in places]
         call.features["output_length"] = float(sum(map(len, texts)))
+        call.features["refusal"] = refuses(texts)
         screened = await self._guardrails.screen(call, texts, "output")
         for (choice, holder, field), before, text in zip(places, texts, screened, strict=True):
             holder[field] = text
@@ -132,6 +134,7 @@ class Relay:
                 whole = {"chunks": kept, "last": last, "length": screens.length}
                 await self._cache.keep(call, slot, orjson.dumps(whole))
             call.features["output_length"] = float(screens.length)
+            call.features["refusal"] = refuses([screens.opening])
             await call.settle(200, DONE)
             yield DONE
         except OstiaryError as error:

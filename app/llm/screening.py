@@ -10,6 +10,7 @@ from app.llm.openai_types import ChatCompletionRequest, CompletionRequest
 from app.llm.request_texts import replace_texts, texts_of
 from app.llm.responses_types import ResponsesRequest
 from app.llm.router import Router
+from app.monitoring.language import language_of
 
 Request = TypeVar("Request", ChatCompletionRequest, CompletionRequest, ResponsesRequest)
 
@@ -28,5 +29,6 @@ async def screen_input(
     call.versions["model"] = request.model
     texts = texts_of(request)
     call.features["input_length"] = float(sum(map(len, texts)))
+    call.features["language"] = language_of(texts)
     screened = await guardrails.screen(call, texts, "input")
     return request if screened == texts else replace_texts(request, screened)
