@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from app.wiring import FLUSH_DRIFT_S
 from tests.api.access_house import Caller
 from tests.conftest import Gateway, wait_for
@@ -20,6 +22,7 @@ def kept(gateway: Gateway) -> int:
         return int(connection.execute(query, (LATENCY,)).fetchone()[0])
 
 
+@pytest.mark.slow
 def test_a_kill_loses_what_was_not_yet_written_and_nothing_else(
     new_gateway: Callable[..., Gateway],
 ) -> None:

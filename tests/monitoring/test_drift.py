@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ from app.errors import NotFound, Unprocessable
 from app.gateway.call import Call, Principal
 from app.monitoring.drift import WINDOW_S, DriftMonitor
 from app.monitoring.drift_verdicts import Drift, Rules
+from app.settings import normal_url
 from app.store.db import Database
 from app.store.migrate import migrate
-from tests.conftest import package
+from tests.conftest import missing
 
 PLACE = "POST /v1/x|m|"
 BEGAN = 1_800_000_000 // WINDOW_S * WINDOW_S + 10.0
@@ -158,10 +161,13 @@ async def test_flushes_at_the_same_time_lose_nothing(house: House) -> None:
     assert (await house.report())["score"].count == 100
 
 
-async def test_the_report_of_evidently_is_drawn_without_any_network(house: House) -> None:
-    package("evidently")
+async def test_the_report_of_evidently_is_drawn_without_any_network(tmp_path: Path) -> None:
+    if find_spec("evidently") is None:
+        missing("evidently", "`make test` installs it")
     from app.monitoring.evidently_report import drawn, report
 
+    house = House(Database(normal_url(None, tmp_path / "test.db")))
+    await asyncio.to_thread(migrate, house.db)
     house.feed(400)
     await house.pass_on()
     house.now += 120
@@ -172,6 +178,7 @@ async def test_the_report_of_evidently_is_drawn_without_any_network(house: House
     assert {len(side) for sides in columns.values() for side in sides} == {500}
     page = await report({PLACE + "score": columns[PLACE + "score"]})
     assert b"<html" in page and b"POST /v1/x|m|score" in page
+    await house.db.close()
 
 
 async def test_the_process_of_a_report_can_reach_nobody() -> None:

@@ -142,7 +142,8 @@ def test_ks_p_is_scipys_for_exact_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "now"), [((90, 10), (80, 20)), ((50, 30, 20), (40, 30, 30)), ((9, 8, 7, 6), (6,) * 4)]
+    ("before", "now"),
+    [((90, 10), (80, 20)), ((50, 30, 20), (40, 30, 30)), ((9, 8, 7, 6), (6,) * 4)],
 )
 def test_chi_square_p_is_scipys(before: tuple[int, ...], now: tuple[int, ...]) -> None:
     told = stats.chi2_contingency([before, now], correction=False)
