@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import HTMLResponse
@@ -33,6 +33,9 @@ Feature = Annotated[
     str, Path(max_length=300, description="`route|model|feature`, as GET /v1/drift lists it.")
 ]
 Time = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 2, tzinfo=UTC))]
+PAGE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/html": {}}, "description": "The page, as HTML."}
+}
 LIST_REMEDY = "GET /v1/drift lists those of the last day."
 
 
@@ -192,13 +195,13 @@ async def _page(request: Request, call: Call, feature: str | None, hours: int) -
     return HTMLResponse(await report(columns))
 
 
-@router.get("/report", response_class=HTMLResponse)
+@router.get("/report", response_model=None, responses=PAGE)
 async def draw_report(request: Request, call: Read, hours: Hours = 1) -> HTMLResponse:
     """Draw Evidently's report of all features that have a reference."""
     return await _page(request, call, None, hours)
 
 
-@router.get("/{feature:path}/report", response_class=HTMLResponse)
+@router.get("/{feature:path}/report", response_model=None, responses=PAGE)
 async def draw_feature_report(
     request: Request, call: Read, feature: Feature, hours: Hours = 1
 ) -> HTMLResponse:
