@@ -222,7 +222,7 @@ def simulations(
 
     def work(folder: Path) -> None:
         data = folder / "streams.npz"
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for kind, (reference, windows, _) in made.items():
             arrays |= {f"{kind}/reference": reference, f"{kind}/windows": windows}
         np.savez(data, **arrays)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.api.common import ERRORS
@@ -195,13 +195,13 @@ async def _page(request: Request, call: Call, feature: str | None, hours: int) -
     return HTMLResponse(await report(columns))
 
 
-@router.get("/report", response_model=None, responses=PAGE)
+@router.get("/report", response_class=Response, responses=PAGE)
 async def draw_report(request: Request, call: Read, hours: Hours = 1) -> HTMLResponse:
     """Draw Evidently's report of all features that have a reference."""
     return await _page(request, call, None, hours)
 
 
-@router.get("/{feature:path}/report", response_model=None, responses=PAGE)
+@router.get("/{feature:path}/report", response_class=Response, responses=PAGE)
 async def draw_feature_report(
     request: Request, call: Read, feature: Feature, hours: Hours = 1
 ) -> HTMLResponse:
