@@ -91,7 +91,8 @@ async def test_what_changed_is_told_and_what_did_not_is_not(house: House) -> Non
     for side in (of_numbers.window, of_numbers.reference):
         assert sum(side) == pytest.approx(1)
     assert not found["latency_s"].drifted
-    assert all(d.p_corrected is not None and d.p_corrected >= (d.p or 0) for d in found.values())
+    assert all(d.p is not None and d.p_corrected is not None for d in found.values())
+    assert all((d.p_corrected or 0) >= 0.999 * (d.p or 0) for d in found.values())
 
 
 async def test_too_few_have_no_verdict_and_hours_before_are_taken_in(house: House) -> None:
