@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
@@ -238,6 +238,38 @@ class Settings(BaseSettings):
     )
     webhook_private: bool = Field(
         False, description="Whether these may lie in a private network or on this machine."
+    )
+    drift_alpha: float = Field(
+        0.05, gt=0, lt=1, description="Corrected p-value that drift has at most."
+    )
+    drift_correction: Literal["benjamini-hochberg", "none"] = Field(
+        "benjamini-hochberg", description="Of the p-values of one report for their number."
+    )
+    drift_ks: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Kolmogorov-Smirnov distance of numbers that is drift.",
+    )
+    drift_psi: float = Field(
+        0.2, ge=0, description="Or population stability index; of numbers and categories."
+    )
+    drift_shares: float = Field(
+        0.2, ge=0, description="Distance of shares (Cohen's h of yes and no) that is drift."
+    )
+    drift_mmd: float = Field(
+        0.01, ge=0, description="Maximum mean discrepancy of embeddings that is drift."
+    )
+    drift_min_count: int = Field(
+        100, ge=2, description="Observations under which drift has no verdict."
+    )
+    drift_reference_count: int = Field(
+        1000,
+        ge=2,
+        description="Observations of the oldest hours that make a reference.",
+    )
+    drift_keep_days: float = Field(
+        30, gt=0, description="Days that sketches are kept; frozen references stay."
     )
     rate_rpm: int = Field(6000, description="Requests per minute and key.")
     rate_tpm: int = Field(2_000_000, description="Tokens per minute and key.")

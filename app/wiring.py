@@ -53,6 +53,7 @@ from app.monitoring.audit import AuditLog
 from app.monitoring.cost import Prices
 from app.monitoring.cost_parts import PartPrices
 from app.monitoring.drift import DriftMonitor
+from app.monitoring.drift_verdicts import Rules
 from app.monitoring.metrics import Metrics
 from app.monitoring.storage_cost import StorageCharges
 from app.monitoring.tracing import Tracing
@@ -86,6 +87,7 @@ from app.store.migrate import migrate
 
 log = logging.getLogger("ostiary")
 FLUSH_DRIFT_S = 15.0
+SWEEP_DRIFT_S = 300.0
 LOOK_FOR_SYNCS_S = 3.0
 FLUSH_SAMPLES_S = 2.0
 FOLLOW_FLEET_S = 5.0  # changes made through other gateways
@@ -166,7 +168,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         ),
     )
     storage = StorageCharges(audit, prices.parts, partial(stored, db), limits.committed)
-    drift = DriftMonitor(db)
+    drift = DriftMonitor(db, _drift_rules(settings))
     stack.push_async_callback(drift.flush)
     policy = load_policy(settings.guardrail_policy)
     detector = await asyncio.to_thread(PiiDetector)
@@ -325,6 +327,8 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     alerting.begin(stack)
     flushing = asyncio.create_task(forever(drift.flush, FLUSH_DRIFT_S))
     stack.callback(flushing.cancel)
+    sweeping = asyncio.create_task(forever(drift.sweep, SWEEP_DRIFT_S))
+    stack.callback(sweeping.cancel)
     following = asyncio.create_task(forever(fleet.sync, FOLLOW_FLEET_S))
     stack.callback(following.cancel)
     obeying = asyncio.create_task(forever(in_force.sync, FOLLOW_POLICIES_S))
@@ -453,6 +457,20 @@ def _oidc(settings: Settings) -> OidcVerifier | None:
         settings.oidc_scope_claim,
         user_claim=settings.oidc_user_claim,
         groups_claim=settings.oidc_groups_claim,
+    )
+
+
+def _drift_rules(settings: Settings) -> Rules:
+    return Rules(
+        alpha=settings.drift_alpha,
+        correction=settings.drift_correction,
+        ks=settings.drift_ks,
+        psi=settings.drift_psi,
+        shares=settings.drift_shares,
+        mmd=settings.drift_mmd,
+        min_count=settings.drift_min_count,
+        reference_count=settings.drift_reference_count,
+        keep_days=settings.drift_keep_days,
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks import (
     answers,
+    drift,
     embedding,
     gateway,
     guardrails,
@@ -125,6 +126,23 @@ def personal_data(short: bool) -> dict[str, Any]:
             }
         },
         "runs": result["rounds"],
+        "machine": result["machine"],
+        "versions": result["versions"],
+    }
+
+
+def drifts(short: bool) -> dict[str, Any]:
+    """G12: sketches against exact distances; delay and false alarms against full data."""
+    result = drift.run(20, 2000, 40) if short else drift.run()
+    rig.write_json("G12", result)
+    return {
+        "goal": "G12",
+        "value": result["value"],
+        "target": result["target"],
+        "unit": result["unit"],
+        "holds": result["holds"] and not result["streams"]["left_out"],
+        "peers": result["streams"]["kinds"] | result["streams"]["left_out"],
+        "runs": result["count"],
         "machine": result["machine"],
         "versions": result["versions"],
     }
@@ -260,6 +278,7 @@ GOALS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "G9": quality_of_search,
     "G10": grounded_answers,
     "G11": personal_data,
+    "G12": drifts,
     "G17": starting,
 }
 

@@ -13,6 +13,7 @@ from app.errors import BadRequest
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
 from app.llm.openai_types import EmbeddingsRequest, EmbeddingsResponse
+from app.monitoring.language import language_of
 
 router = APIRouter(prefix="/v1", route_class=GovernedRoute, tags=["llm"], responses=ERRORS)
 Embed = Annotated[Call, Depends(Scope("embeddings:write", screens=("input",)))]
@@ -34,7 +35,9 @@ async def create_embeddings(
     tokens = sum(embedder.count_tokens(t) for t in texts)
     call.usage.embedding_tokens += tokens
     call.features["input_length"] = float(sum(len(t) for t in texts))
+    call.features["language"] = language_of(texts)
     vectors = embedder.cut(await embedder.embed_passages(texts), dimensions)
+    call.embedding = vectors[0] if len(vectors) else None
     data: list[dict[str, Any]] = []
     for vector in vectors:
         as_text = base64.b64encode(vector.tobytes()).decode()

@@ -1,4 +1,4 @@
-"""What operators watch: usage and drift of their tenant."""
+"""What operators watch: the usage of their tenant."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from app.api.admin import reach
 from app.api.audit import Time
 from app.api.common import ERRORS
-from app.errors import BadRequest, NotFound
+from app.errors import BadRequest
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
 from app.gateway.tags import NAME
 
 if TYPE_CHECKING:
-    from app.monitoring.drift import Drift
     from app.monitoring.usage import Total
     from app.services import Services
 
@@ -51,23 +50,6 @@ class UsageReport(BaseModel):
     since: AwareDatetime
     until: AwareDatetime | None
     data: list[UsageRow]
-
-
-class DriftRow(BaseModel):
-    feature: str
-    window: AwareDatetime  # its start
-    count: int
-    reference_count: int
-    ks: float | None
-    threshold: float
-    drifted: bool
-    quantiles: list[float]
-    reference_quantiles: list[float]
-
-
-class DriftReport(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[DriftRow]
 
 
 @router.get(
@@ -136,29 +118,3 @@ def _csv(group_by: Sequence[str], found: Sequence[Total]) -> str:
 def _harmless(value: str | None) -> str | None:
     """A cell that a spreadsheet does not take for a formula."""
     return f"'{value}" if value is not None and value[:1] in ("=", "+", "-", "@") else value
-
-
-def _shown(drift: Drift) -> DriftRow:
-    return DriftRow(**{**asdict(drift), "window": datetime.fromtimestamp(drift.window, UTC)})
-
-
-@router.get("/drift")
-async def list_drift(
-    request: Request, call: Annotated[Call, Depends(Scope("monitoring:read"))]
-) -> DriftReport:
-    """Compare each feature's newest hour with its reference."""
-    report = await request.app.state.services.drift.report(call.tenant_id)
-    return DriftReport(data=[_shown(d) for d in report])
-
-
-@router.get("/drift/{feature:path}")
-async def get_drift(
-    request: Request,
-    call: Annotated[Call, Depends(Scope("monitoring:read"))],
-    feature: Annotated[str, Path(max_length=300)],
-) -> DriftRow:
-    """Compare one feature's newest hour with its reference."""
-    report = await request.app.state.services.drift.report(call.tenant_id, feature)
-    if not report:
-        raise NotFound("drift feature", feature, remedy="GET /v1/drift lists the known ones.")
-    return _shown(report[0])

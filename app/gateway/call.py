@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeGuard, TypeVar
 from app.errors import ClientClosed
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from app.gateway.limits import Window
     from app.guardrails.assignments import Choice
     from app.guardrails.dry_run import DryRun
@@ -180,7 +183,9 @@ class Call:
     pseudonyms: Pseudonyms | None = None  # what stands for its values where a model reads
     notes: Notes | None = None  # of the checks of its answer
     lineage: dict[str, Any] = field(default_factory=dict)  # stores searched, passages used …
-    features: dict[str, float] = field(default_factory=dict)  # observed for drift
+    # observed for drift: numbers, categories (text), and yes or no
+    features: dict[str, float | str | bool] = field(default_factory=dict)
+    embedding: NDArray[np.float32] | None = None  # of what was asked; observed for drift
     degraded: str | None = None
     cache: Literal["hit", "semantic", "miss"] | None = None  # None: not looked into
     cache_control: Literal["no-cache", "no-store"] | None = None  # as the caller asked

@@ -35,6 +35,7 @@ SCOPES = {
     "monitoring:read": "usage and drift",
     "incidents:read": "incidents with their history",
     "incidents:write": "acknowledging, approving and closing incidents",
+    "monitoring:write": "freezing and deleting references of drift",
     "audit:read": "reading, verifying and exporting the audit log of the tenant",
     "admin": "the own tenant's keys, budgets, assigned policies, alert policies and webhooks, "
     "audit retention and erasures",

@@ -105,7 +105,7 @@ class Answers:
         )
         call.lineage["passages"] = [p.id for p in grounds.passages]
         call.features["relevance"] = grounds.relevance
-        call.features["refusal"] = 0.0 if grounds.answerable else 1.0
+        call.features["refusal"] = not grounds.answerable
         return Search(question, hits, grounds)
 
     async def note_health(self, call: Call, search: Search, model: str) -> None:

@@ -24,6 +24,7 @@ from app.llm.token_estimate import count_usage, estimate, estimate_prompt
 from app.llm.upstream import CHAT, ChatStream
 from app.llm.upstream_errors import UpstreamUnavailable
 from app.monitoring.cost import Prices
+from app.monitoring.drift_features import refuses
 
 DONE = b"data: [DONE]\n\n"
 
@@ -125,6 +126,7 @@ class Relay:
         places = texts_in(reply)
         texts = [str(holder[field]) for _, holder, field in places]
         call.features["output_length"] = float(sum(map(len, texts)))
+        call.features["refusal"] = refuses(texts)
         structured = [field == "arguments" for _, _, field in places]
         screened = await self._guardrails.screen(call, texts, "output", structured=structured)
         for (choice, holder, field), before, text in zip(places, texts, screened, strict=True):
@@ -232,6 +234,7 @@ class Relay:
                 whole = {"chunks": kept, "last": last, "length": screens.length}
                 await self._cache.keep(call, slot, orjson.dumps(whole))
             call.features["output_length"] = float(screens.length)
+            call.features["refusal"] = refuses([screens.opening])
             await call.settle(200, DONE)
             yield DONE
         except OstiaryError as error:

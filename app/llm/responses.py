@@ -27,6 +27,7 @@ from app.llm.token_estimate import count_usage
 from app.llm.upstream import CHAT
 from app.llm.written import Written
 from app.monitoring.cost import Prices
+from app.monitoring.drift_features import refuses
 from app.retrieval.rewrite import Turn
 from app.store.db import Database
 from app.store.models import responses
@@ -196,6 +197,7 @@ class Responses:
             for event in events.function_call(wanted):
                 yield event
         call.features["output_length"] = float(len(events.answer))
+        call.features["refusal"] = refuses([events.answer])
         yield await self._end(call, request, events, messages, {}, incomplete=cut)
 
     async def _whole(

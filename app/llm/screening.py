@@ -13,6 +13,7 @@ from app.llm.openai_types import ChatCompletionRequest, CompletionRequest, Part
 from app.llm.request_texts import replace_results, replace_texts, results_of, texts_of
 from app.llm.responses_types import InputPart, ResponsesRequest
 from app.llm.router import Router
+from app.monitoring.language import language_of
 
 Request = TypeVar("Request", ChatCompletionRequest, CompletionRequest, ResponsesRequest)
 
@@ -42,6 +43,7 @@ async def screen_input(
         request = request if safe == results else replace_results(request, safe)
     texts = texts_of(request)
     call.features["input_length"] = float(sum(map(len, texts)))
+    call.features["language"] = language_of(texts)
     screened = await guardrails.screen(call, texts, "input")
     passed = request if screened == texts else replace_texts(request, screened)
     if checks.watch(call):

@@ -12,6 +12,7 @@ from app.llm.token_details import TokenDetails
 # of a message: what the model says, thinks (by its newer and older name) and refuses
 FIELDS = ("content", "reasoning", "reasoning_content", "refusal")
 TEXT = "text"  # of a completion's choice
+OPENING = 80  # characters that tell a refusal
 
 
 class StreamScreens:
@@ -22,6 +23,7 @@ class StreamScreens:
         self._screens: dict[tuple[Any, ...], StreamScreen] = {}
         self._details: dict[int, TokenDetails] = {}
         self.length = 0
+        self.opening = ""  # of the first text
 
     async def _feed(self, key: tuple[Any, ...], text: str) -> str:
         screen = self._screens.get(key)
@@ -30,6 +32,8 @@ class StreamScreens:
             screen = self._guardrails.stream(self._call, structured=structured)
             self._screens[key] = screen
         self.length += len(text)
+        if len(self.opening) < OPENING and key in ((0, TEXT), (0, "content")):
+            self.opening += text[:OPENING]
         return await self._guardrails.feed(screen, text)
 
     async def pass_through(self, chunk: dict[str, Any]) -> bool:

@@ -1,179 +1,264 @@
-"""Drift of what calls carry: constant-size sketches per window against a frozen reference."""
+"""Drift of what calls carry: sketches of each hour against a frozen reference."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import delete, func, select
 
 from app.gateway.call import Call
 from app.ids import new_id
+from app.monitoring.drift_features import observed
+from app.monitoring.drift_verdicts import DEFAULT_RULES, Drift, Pair, Rules, Tested, judge
 from app.store.db import Database
-from app.store.models import drift_sketches
+from app.store.models_drift import drift_embeddings, drift_sketches
 
 if TYPE_CHECKING:
-    from datasketches import kll_floats_sketch
+    from app.monitoring.drift_references import References
+    from app.monitoring.sketches import Summary
 
+log = logging.getLogger("ostiary.drift")
 WINDOW_S = 3600
-SKETCH_K = 200  # KLL: rank error 1.33 % single-sided, about 2 KB a sketch
-MIN_COUNT = 100
-KS_THRESHOLD = 0.2
+LOOK_BACK_S = 24 * WINDOW_S
+MOST_FEATURES = 50_000  # held at a time; what is beyond them is not watched
+WRITTEN_AT_ONCE = 500  # sketches of one statement; the loop is free between two
 
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """One feature's newest window against its reference.
-
-    ``ks`` is the Kolmogorov-Smirnov distance (0..1) between the two sketches; None while
-    either holds fewer than ``MIN_COUNT`` observations.
-    """
-
-    feature: str
-    window: int  # start of the newest window, Unix seconds
-    count: int
-    reference_count: int
-    ks: float | None
-    threshold: float
-    drifted: bool
-    quantiles: list[float]
-    reference_quantiles: list[float]
+T = TypeVar("T")
+Key = tuple[str, str, int]  # tenant, feature, window
 
 
 class DriftMonitor:
-    """Feeds KLL sketches (Karnin, Lang, Liberty 2016) from every settled call.
+    """Feeds sketches from every settled call, and judges them.
 
     Sketches are merged over replicas and restarts: each process writes rows of its own.
+
+    Args:
+        clock: Unix seconds.
     """
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+    def __init__(
+        self,
+        db: Database,
+        rules: Rules = DEFAULT_RULES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        from app.monitoring.drift_references import References
+
+        self._db, self.rules, self._clock = db, rules, clock
+        self.references: References = References(db, rules, clock)
         self._process = new_id("p_")
-        self._live: dict[tuple[str, str, int], kll_floats_sketch] = {}
-        self._dirty: set[tuple[str, str, int]] = set()
+        self._live: dict[Key, Summary] = {}
+        self._dirty: set[Key] = set()
+        self._flushing = asyncio.Lock()
+        self._full = False
 
     def observe(self, call: Call, latency_s: float) -> None:
         """Add the features of one call; constant time and memory a feature."""
-        window = int(time.time()) // WINDOW_S * WINDOW_S
+        window = int(self._clock()) // WINDOW_S * WINDOW_S
         prefix = f"{call.route}|{call.model or '-'}|"
         tenant = call.tenant_id
-        self._update(tenant, prefix + "latency_s", window, latency_s)
-        for name, value in call.features.items():
-            self._update(tenant, prefix + name, window, value)
+        for name, value in observed(call, latency_s):
+            key = (tenant, prefix + name, window)
+            summary: Any = self._live.get(key)
+            if summary is None:
+                summary = self._begin(key, value)
+                if summary is None:
+                    continue
+            try:
+                summary.add(value)
+            except (TypeError, AttributeError, ValueError):  # of another kind than before
+                log.warning("drift: the values of %s are of several kinds", name)
+                continue
+            self._dirty.add(key)
 
-    def _update(self, tenant: str, feature: str, window: int, value: float) -> None:
-        key = (tenant, feature, window)
-        sketch = self._live.get(key)
-        if sketch is None:
-            from datasketches import kll_floats_sketch
+    def _begin(self, key: Key, value: Any) -> Summary | None:
+        from app.monitoring.sketches import Counts, Numbers, Sample
 
-            sketch = self._live[key] = kll_floats_sketch(SKETCH_K)
-        sketch.update(value)
-        self._dirty.add(key)
+        if len(self._live) >= MOST_FEATURES:
+            if not self._full:
+                log.warning("drift: %d features are watched; no more are", MOST_FEATURES)
+                self._full = True
+            return None
+        if isinstance(value, bool | str):
+            self._live[key] = Counts()
+        elif isinstance(value, int | float):
+            self._live[key] = Numbers()
+        else:
+            self._live[key] = Sample()
+        return self._live[key]
 
     async def flush(self) -> None:
         """Write what changed since the last flush; forget windows that have ended."""
-        keys, self._dirty = self._dirty, set()
-        rows = [
-            {
-                "tenant_id": tenant,
-                "feature": feature,
-                "window": window,
-                "instance": self._process,
-                "count": self._live[tenant, feature, window].n,
-                "sketch": self._live[tenant, feature, window].serialize(),
-            }
-            for tenant, feature, window in keys
-        ]
-        if rows:
-            insert = self._db.insert(drift_sketches)
-            upsert = insert.on_conflict_do_update(
-                index_elements=["tenant_id", "feature", "window", "instance"],
-                set_={"count": insert.excluded.count, "sketch": insert.excluded.sketch},
+        async with self._flushing:  # an older state must not be written over a newer one
+            keys, self._dirty = self._dirty, set()
+            for some in _some(keys):
+                try:
+                    await self._write(some)
+                except BaseException:
+                    self._dirty |= keys
+                    raise
+            now = int(self._clock()) // WINDOW_S * WINDOW_S
+            for key in [k for k in self._live if k[2] < now and k not in self._dirty]:
+                del self._live[key]
+            self._full = False
+
+    async def _write(self, keys: list[Key]) -> None:
+        rows = []
+        for key in keys:
+            tenant, feature, window = key
+            summary = self._live[key]
+            rows.append(
+                {
+                    "tenant_id": tenant,
+                    "feature": feature,
+                    "window": window,
+                    "instance": self._process,
+                    "count": summary.count,
+                    "sketch": summary.as_bytes(),
+                    "kind": summary.kind,
+                }
             )
-            try:
-                async with self._db.write() as connection:
-                    await connection.execute(upsert, rows)
-            except Exception:
-                self._dirty |= keys
-                raise
-        now = int(time.time()) // WINDOW_S * WINDOW_S
-        for key in [k for k in self._live if k[2] < now and k not in self._dirty]:
-            del self._live[key]
+        insert = self._db.insert(drift_sketches)
+        upsert = insert.on_conflict_do_update(
+            index_elements=["tenant_id", "feature", "window", "instance"],
+            set_={"count": insert.excluded.count, "sketch": insert.excluded.sketch},
+        )
+        async with self._db.write() as connection:
+            await connection.execute(upsert, rows)
 
     async def states(self) -> dict[str, int]:
         """How many features of all tenants drift, do not, or cannot be judged yet."""
         counts = dict.fromkeys(("stable", "drifted", "unjudged"), 0)
-        async with self._db.read() as connection:
-            tenants = list(await connection.scalars(select(drift_sketches.c.tenant_id).distinct()))
-        for tenant_id in tenants:
-            for found in await self.report(tenant_id):
+        of = drift_sketches.c
+        recent = select(of.tenant_id).where(of.window > self._clock() - LOOK_BACK_S)
+        for row in await self._db.rows(recent.distinct()):
+            for found in await self.report(row["tenant_id"]):
                 state = "drifted" if found.drifted else "stable"
-                counts["unjudged" if found.ks is None else state] += 1
+                counts["unjudged" if found.value is None else state] += 1
         return counts
 
-    async def report(self, tenant_id: str, feature: str | None = None) -> list[Drift]:
-        """Compare each feature's newest window with its reference.
+    async def report(
+        self, tenant_id: str, feature: str | None = None, hours: int = 1
+    ) -> list[Drift]:
+        """Compare each feature's newest hours with its frozen reference.
 
-        The reference is the feature's oldest windows, taken until they hold ``MIN_COUNT``
-        observations; it never includes the newest window.
+        ``hours`` are merged, and earlier ones of the last day besides until they hold the least
+        count. p-values are corrected over all features of the tenant, also where one is asked for.
         """
+        pairs = await self.pairs(tenant_id, hours)
+        of = drift_embeddings.c
+        tested = {
+            row["feature"]: Tested(row["version"], row["count"], row["value"], row["p"])
+            for row in await self._db.rows(
+                select(drift_embeddings).where(
+                    of.tenant_id == tenant_id, of.until > self._clock() - LOOK_BACK_S
+                )
+            )
+        }
+        found = await asyncio.to_thread(judge, pairs, tested, self.rules)
+        return found if feature is None else [d for d in found if d.feature == feature]
+
+    async def pairs(self, tenant_id: str, hours: int = 1) -> list[Pair]:
+        """What :meth:`report` compares, as it is stored."""
         await self.flush()
-        query = select(drift_sketches).where(drift_sketches.c.tenant_id == tenant_id)
-        if feature is not None:
-            query = query.where(drift_sketches.c.feature == feature)
-        async with self._db.read() as connection:
-            rows = (await connection.execute(query)).mappings().all()
-        windows: dict[str, dict[int, Any]] = {}
-        from datasketches import kll_floats_sketch
-
+        await self.references.freeze_oldest(tenant_id)
+        held = await self.references.in_force(tenant_id)
+        of, oldest = drift_sketches.c, self._clock() - LOOK_BACK_S - hours * WINDOW_S
+        recent = (of.tenant_id == tenant_id, of.window > oldest)
+        counted = select(of.feature, of.window, func.sum(of.count).label("count"))
+        rows = await self._db.rows(
+            counted.where(*recent).group_by(of.feature, of.window).order_by(of.window.desc())
+        )
+        windows: dict[str, dict[int, int]] = {}
         for row in rows:
+            reference = held.get(row["feature"])
+            inside = reference and reference.since <= row["window"] < reference.until
             per_window = windows.setdefault(row["feature"], {})
-            merged = per_window.setdefault(row["window"], kll_floats_sketch(SKETCH_K))
-            merged.merge(kll_floats_sketch.deserialize(row["sketch"]))
-        return [_compare(name, per_window) for name, per_window in sorted(windows.items())]
+            if not inside:
+                per_window[row["window"]] = int(row["count"])
+        since: dict[int, list[str]] = {}
+        for feature, per_window in windows.items():
+            if per_window:
+                since.setdefault(self._since(per_window, hours), []).append(feature)
+        found = []
+        for start, features in since.items():
+            for some in _some(features):
+                query = select(of.feature, of.window, of.kind, of.sketch)
+                query = query.where(*recent, of.window >= start, of.feature.in_(some))
+                parts: dict[str, list[Any]] = {}
+                for row in await self._db.rows(query):
+                    if row["window"] in windows[row["feature"]]:
+                        parts.setdefault(row["feature"], []).append(row)
+                for feature, of_feature in parts.items():
+                    until = max(row["window"] for row in of_feature) + WINDOW_S
+                    first = min(row["window"] for row in of_feature)
+                    kind = of_feature[-1]["kind"]
+                    sketches = [row["sketch"] for row in of_feature if row["kind"] == kind]
+                    reference = held.get(feature)
+                    if reference is not None and reference.kind != kind:
+                        reference = None
+                    found.append(Pair(feature, kind, first, until, sketches, reference))
+        return sorted(found, key=lambda pair: pair.feature)
+
+    def _since(self, per_window: dict[int, int], hours: int) -> int:
+        """Where the compared windows begin: the newest ``hours``, and enough of those before."""
+        newest, count, since = max(per_window), 0, 0
+        for window in sorted(per_window, reverse=True):
+            if window <= newest - hours * WINDOW_S and count >= self.rules.min_count:
+                break
+            count, since = count + per_window[window], window
+        return since
+
+    async def sweep(self) -> None:
+        """Test embeddings against their references, and forget windows that are too old.
+
+        The work of a minute or less; every gateway on a database may do it.
+        """
+        now = self._clock()
+        of = drift_sketches.c
+        async with self._db.write() as connection:
+            too_old = of.window < now - self.rules.keep_days * 86_400
+            await connection.execute(delete(drift_sketches).where(too_old))
+        tenants = select(of.tenant_id).where(of.kind == "embedding", of.window > now - LOOK_BACK_S)
+        for row in await self._db.rows(tenants.distinct()):
+            await self._test_embeddings(row["tenant_id"])
+
+    async def _test_embeddings(self, tenant_id: str) -> None:
+        from app.monitoring.drift_verdicts import compare_embeddings
+
+        for pair in await self.pairs(tenant_id):
+            if pair.kind != "embedding" or pair.reference is None:
+                continue
+            tested = await asyncio.to_thread(compare_embeddings, pair, self.rules)
+            if tested is None:
+                continue
+            insert = self._db.insert(drift_embeddings).values(
+                tenant_id=tenant_id,
+                feature=pair.feature,
+                version=tested.version,
+                until=pair.until,
+                count=tested.count,
+                value=tested.value,
+                p=tested.p,
+                at=self._clock(),
+            )
+            given = insert.excluded
+            upsert = insert.on_conflict_do_update(
+                index_elements=["tenant_id", "feature"],
+                set_={
+                    name: given[name] for name in ("version", "until", "count", "value", "p", "at")
+                },
+            )
+            async with self._db.write() as connection:
+                await connection.execute(upsert)
 
 
-def _compare(feature: str, per_window: dict[int, Any]) -> Drift:
-    from datasketches import kll_floats_sketch
-
-    starts = sorted(per_window)
-    newest, current = starts[-1], per_window[starts[-1]]
-    reference = kll_floats_sketch(SKETCH_K)
-    for start in starts[:-1]:
-        reference.merge(per_window[start])
-        if reference.n >= MIN_COUNT:
-            break
-    enough = current.n >= MIN_COUNT and reference.n >= MIN_COUNT
-    ks = ks_distance(reference, current) if enough else None
-    return Drift(
-        feature=feature,
-        window=newest,
-        count=current.n,
-        reference_count=reference.n,
-        ks=ks,
-        threshold=KS_THRESHOLD,
-        drifted=ks is not None and ks > KS_THRESHOLD,
-        quantiles=_quantiles(current),
-        reference_quantiles=_quantiles(reference),
-    )
-
-
-def ks_distance(a: Any, b: Any) -> float:
-    """Largest gap between the two sketches' CDFs, at the quantiles of both."""
-    import numpy as np
-
-    ranks = np.linspace(0.0, 1.0, 101)
-    points = np.unique(np.concatenate([a.get_quantiles(ranks), b.get_quantiles(ranks)]))
-    gaps = np.abs(
-        np.array([a.get_rank(float(p)) for p in points])
-        - np.array([b.get_rank(float(p)) for p in points])
-    )
-    return float(gaps.max())
-
-
-def _quantiles(sketch: Any) -> list[float]:
-    if sketch.is_empty():
-        return []
-    return [float(q) for q in sketch.get_quantiles([0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0])]
+def _some(items: Iterable[T]) -> Iterator[list[T]]:
+    """A few hundred at a time."""
+    waiting = list(items)
+    for start in range(0, len(waiting), WRITTEN_AT_ONCE):
+        yield waiting[start : start + WRITTEN_AT_ONCE]

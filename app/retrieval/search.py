@@ -13,6 +13,7 @@ from sqlalchemy import Select, bindparam, select
 
 from app.errors import BadRequest, Unavailable
 from app.gateway.call import Call, Principal
+from app.monitoring.language import language_of
 from app.monitoring.stages import stage
 from app.pools import Pool
 from app.retrieval.access import access_list, sees
@@ -228,6 +229,9 @@ class Searches:
         if not ranking.near_duplicates or ranking.diversity > 0:
             hits = await self._pool.run(call.timed("retrieval", _thinned), hits, k, ranking)
         hits = hits[:k]
+        call.features.setdefault("input_length", float(len(query)))
+        call.features.setdefault("language", language_of([query]))
+        call.embedding = next(iter(vectors.values()), call.embedding)
         call.features["retrieval_score"] = hits[0].score if hits else 0.0
         call.lineage["stores"] = [store.id for store in stores]
         return hits

@@ -20,6 +20,7 @@ from sqlalchemy import (
 
 from app.store import models_audit as models_audit  # its tables are of the same metadata
 from app.store import models_cost as models_cost
+from app.store import models_drift as models_drift
 from app.store import models_incidents as models_incidents
 from app.store.tables import Id
 from app.store.tables import metadata as metadata
@@ -104,18 +105,6 @@ audit = Table(
     Column("record", Text, nullable=False),  # canonical JSON, the bytes that are hashed
     Column("prev_hash", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
-)
-
-# monitoring: drift ---------------------------------------------------------------------
-drift_sketches = Table(
-    "drift_sketches",
-    metadata,
-    Column("tenant_id", Id, primary_key=True),
-    Column("feature", String(300), primary_key=True),  # route|model|feature
-    Column("window", BigInteger, primary_key=True, autoincrement=False),  # start, Unix seconds
-    Column("instance", String(128), primary_key=True),
-    Column("count", BigInteger, nullable=False),
-    Column("sketch", LargeBinary, nullable=False),  # DataSketches KLL (float), serialised
 )
 
 # retrieval -----------------------------------------------------------------------------

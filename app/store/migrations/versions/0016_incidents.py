@@ -1,13 +1,13 @@
 """alert policies, incidents with their history, webhooks with their outbox
 
-Revision: 0016; follows: 0013
+Revision: 0016; follows: 0015
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0016"
-down_revision = "0013"
+down_revision = "0015"
 branch_labels = None
 depends_on = None
 

@@ -2,14 +2,14 @@
 
 Audit records of before have neither costs nor tags; their columns stay empty, as what was hashed.
 
-Revision: 0017; follows: 0013
+Revision: 0017; follows: 0016
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0017"
-down_revision = "0013"
+down_revision = "0016"
 branch_labels = None
 depends_on = None
 
