@@ -20,7 +20,7 @@ help: ## Show this help
 
 .venv/.installed-dev: .venv/.installed
 	$(BIN)/python -m pip install -q -c constraints.txt \
-		-e '.[retrieval,guardrails,milvus,ocr,pipelines,delta,ray,s3,convert,telemetry,dev]'
+		-e '.[retrieval,guardrails,milvus,ocr,pipelines,delta,ray,s3,convert,telemetry,reports,dev]'
 	touch $@
 
 install: .venv/.installed ## Install the gateway and the embedded model server
