@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from functools import partial
 
 import pytest
 from sqlalchemy import delete, insert
@@ -11,10 +10,12 @@ from sqlalchemy import delete, insert
 from app.alerting import alert_sources
 from app.monitoring.alerts import Alert, Source
 from app.monitoring.drift import DriftMonitor
+from app.monitoring.drift_verdicts import Rules
 from app.retrieval.connectors.schedule import Schedule
 from app.store.db import Database
 from app.store.jobs import Jobs
-from app.store.models import connectors, drift_sketches, vector_stores
+from app.store.models import connectors, vector_stores
+from app.store.models_drift import drift_frozen, drift_sketches
 from tests.api.test_incidents import connector_row, store_row
 from tests.monitoring.desk import call_of
 
@@ -29,18 +30,22 @@ async def sources(
     schedule = Schedule(incident_db, Jobs(incident_db, "", "local"))
     yield monitor, alert_sources(monitor, schedule)
     async with incident_db.write() as connection:
-        for table in (drift_sketches, connectors, vector_stores):
+        for table in (drift_sketches, drift_frozen, connectors, vector_stores):
             await connection.execute(delete(table))
 
 
+@pytest.mark.usefixtures("sources")  # cleans up
 async def test_a_feature_that_drifts_is_an_alert_of_its_tenant(
-    sources: tuple[DriftMonitor, Mapping[str, Source]], monkeypatch: pytest.MonkeyPatch
+    incident_db: Database,
 ) -> None:
-    monitor, found = sources
-    for now, latency_s in ((7_200.0, 0.1), (720_000.0, 9.9)):
-        monkeypatch.setattr("app.monitoring.drift.time.time", partial(float, now))
+    now = 7_200.0
+    monitor = DriftMonitor(incident_db, Rules(reference_count=200), clock=lambda: now)
+    found = alert_sources(monitor, Schedule(incident_db, Jobs(incident_db, "", "local")))
+    for hour, latency_s in ((2, 0.1), (200, 9.9)):
+        now = hour * 3_600.0
         for _ in range(200):
             monitor.observe(call_of("key:k", T), latency_s)
+        await monitor.report(T)
     alerts = await found["drift"](T)
     assert [(a.tenant_id, a.kind, a.subject) for a in alerts] == [
         (T, "drift", "POST /|-|latency_s")
