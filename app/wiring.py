@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
@@ -53,11 +53,10 @@ from app.monitoring.audit import AuditLog
 from app.monitoring.cost import Prices
 from app.monitoring.cost_parts import PartPrices
 from app.monitoring.drift import DriftMonitor
-from app.monitoring.drift_verdicts import Rules
 from app.monitoring.metrics import Metrics
 from app.monitoring.storage_cost import StorageCharges
-from app.monitoring.tracing import Tracing
 from app.monitoring.usage import Usage
+from app.observing import drift_rules, job_watch, keep_counts, open_tracing
 from app.periodic import forever
 from app.pools import Pool
 from app.retrieval.builds import Builds
@@ -82,7 +81,7 @@ from app.settings import Settings
 from app.store.blobs import Blobs
 from app.store.db import Database
 from app.store.durable import make_secret, secret_draft, settle
-from app.store.jobs import Job, Jobs
+from app.store.jobs import Jobs
 from app.store.migrate import migrate
 
 log = logging.getLogger("ostiary")
@@ -95,8 +94,6 @@ FOLLOW_POLICIES_S = 2.0
 FORGET_S = 300.0  # pseudonyms of kept responses whose time is over
 FOLLOW_BUDGETS_S = 2.0
 LOOK_FOR_STORAGE_S = 60.0
-COUNT_S = 10.0  # jobs and files that wait, for metrics
-JUDGE_DRIFT_S = 300.0  # for metrics
 
 
 async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Services, Corridor]:
@@ -116,8 +113,8 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
 
     # the corridor
     metrics = Metrics()
-    tracing = _tracing(settings, stack)
-    jobs.watch = _job_watch(metrics, tracing)
+    tracing = open_tracing(settings, stack)
+    jobs.watch = job_watch(metrics, tracing)
     audit = AuditLog(db)
     audit.watch = metrics.audit_group
     audit.start()
@@ -168,7 +165,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         ),
     )
     storage = StorageCharges(audit, prices.parts, partial(stored, db), limits.committed)
-    drift = DriftMonitor(db, _drift_rules(settings))
+    drift = DriftMonitor(db, drift_rules(settings))
     stack.push_async_callback(drift.flush)
     policy = load_policy(settings.guardrail_policy)
     detector = await asyncio.to_thread(PiiDetector)
@@ -341,7 +338,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     stack.callback(storing.cancel)
     sampling = asyncio.create_task(forever(samples.flush, FLUSH_SAMPLES_S))
     stack.callback(sampling.cancel)
-    _watch(stack, metrics, jobs, attached, drift)
+    keep_counts(stack, metrics, jobs, attached, drift)
     if models:
 
         async def look_for_syncs() -> None:
@@ -396,49 +393,6 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     return services, corridor
 
 
-def _tracing(settings: Settings, stack: AsyncExitStack) -> Tracing | None:
-    if settings.otlp_endpoint is None:
-        return None
-    tracing = Tracing(settings.otlp_endpoint, settings.trace_ratio, settings.instance)
-    stack.push_async_callback(asyncio.to_thread, tracing.close)
-    return tracing
-
-
-def _job_watch(
-    metrics: Metrics, tracing: Tracing | None
-) -> Callable[[Job, str], AbstractContextManager[None]]:
-    """Counts each step of a job, and traces it where traces are kept."""
-
-    @contextmanager
-    def watch(job: Job, step: str) -> Iterator[None]:
-        with metrics.job_step(job.kind):
-            if tracing is None:
-                yield
-            else:
-                with tracing.step(job.kind, step, job.id, job.tenant_id):
-                    yield
-
-    return watch
-
-
-def _watch(
-    stack: AsyncExitStack, metrics: Metrics, jobs: Jobs, attached: StoreFiles, drift: DriftMonitor
-) -> None:
-    """Keep the metrics that a query gives; no scrape waits for a database."""
-
-    async def count() -> None:
-        metrics.set_jobs(await jobs.open_counts())
-        waiting, lag = await attached.backlog()
-        metrics.ingest_files.set(waiting)
-        metrics.ingest_lag.set(lag)
-
-    async def judge() -> None:
-        metrics.set_drift(await drift.states())
-
-    for work, every_s in ((count, COUNT_S), (judge, JUDGE_DRIFT_S)):
-        stack.callback(asyncio.create_task(forever(work, every_s, at_once=True)).cancel)
-
-
 def _oidc(settings: Settings) -> OidcVerifier | None:
     issuer, audience, jwks = (
         settings.oidc_issuer,
@@ -457,20 +411,6 @@ def _oidc(settings: Settings) -> OidcVerifier | None:
         settings.oidc_scope_claim,
         user_claim=settings.oidc_user_claim,
         groups_claim=settings.oidc_groups_claim,
-    )
-
-
-def _drift_rules(settings: Settings) -> Rules:
-    return Rules(
-        alpha=settings.drift_alpha,
-        correction=settings.drift_correction,
-        ks=settings.drift_ks,
-        psi=settings.drift_psi,
-        shares=settings.drift_shares,
-        mmd=settings.drift_mmd,
-        min_count=settings.drift_min_count,
-        reference_count=settings.drift_reference_count,
-        keep_days=settings.drift_keep_days,
     )
 
 

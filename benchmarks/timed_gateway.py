@@ -18,9 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from app.gateway.corridor import Corridor, _Passage
+from app.gateway.corridor import Corridor
 from app.gateway.identity import Identity
 from app.gateway.limits import Limits
+from app.gateway.passage import Passage
 from app.guardrails.service import Guardrails
 from app.monitoring.audit import AuditLog
 from app.monitoring.cost import Prices
@@ -34,11 +35,13 @@ PARTS: tuple[tuple[type, str, str], ...] = (
     (Corridor, "decide", "policy chosen"),
     (Limits, "admit", "limits and budget"),
     (Limits, "begin_stream", "limits and budget"),
+    (Limits, "check_budgets", "limits and budget"),
     (Limits, "charge", "limits and budget"),
+    (Limits, "committed", "limits and budget"),
     (Guardrails, "screen", "screens"),
     (Guardrails, "feed", "screens"),
     (Guardrails, "finish", "screens"),
-    (Prices, "cost_nano_usd", "cost"),
+    (Prices, "costs", "cost"),
     (Prices, "served", "cost"),
     (DriftMonitor, "observe", "drift"),
     (Metrics, "observe", "metrics"),
@@ -80,9 +83,9 @@ class Clock:
 
     def around_calls(self) -> None:
         """Time each chat call as a whole, and begin anew with the next."""
-        walk = _Passage.walk
+        walk = Passage.walk
 
-        async def timed(passage: _Passage, inner: Any) -> None:
+        async def timed(passage: Passage, inner: Any) -> None:
             self._now = {}
             began = time.perf_counter()
             await walk(passage, inner)
@@ -90,7 +93,7 @@ class Clock:
             if passage.call.route.endswith(ROUTE):
                 self.calls.append(self._now)
 
-        setattr(_Passage, "walk", timed)  # noqa: B010 - no type that mypy would take
+        setattr(Passage, "walk", timed)  # noqa: B010 - no type that mypy would take
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from app.guardrails.pseudonyms import Pseudonyms, Stand
 from app.guardrails.rehearsal import Check, rehearse_checks
 from app.guardrails.restoring import Cover, apart_from_covered
 from app.guardrails.segments import suspicion
-from app.guardrails.streaming import StreamScreen
+from app.guardrails.streaming import StreamScreen, TriedStream
 from app.guardrails.tokens import Tokens
 from app.guardrails.topics import Topics
 from app.monitoring.stages import Stage, stage, took
@@ -43,17 +43,6 @@ class Rehearsed:
     text: str | None
     findings: list[Finding]
     checks: list[Check] = field(default_factory=list)  # of answers as a whole
-
-
-class TriedStream(StreamScreen):
-    """A screen whose text a dry run takes too, as it came."""
-
-    take: Callable[[str], None]
-
-    def feed(self, chunk: str) -> str:
-        """As :meth:`StreamScreen.feed`."""
-        self.take(chunk)
-        return super().feed(chunk)
 
 
 class Guardrails:

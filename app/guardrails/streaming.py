@@ -79,3 +79,14 @@ class StreamScreen:
         forget = max(0, start - KEPT)
         self._text, self._out = text[forget:], start - forget
         return "".join(parts)
+
+
+class TriedStream(StreamScreen):
+    """A screen whose text a dry run takes too, as it came."""
+
+    take: Callable[[str], None]
+
+    def feed(self, chunk: str) -> str:
+        """As :meth:`StreamScreen.feed`."""
+        self.take(chunk)
+        return super().feed(chunk)
