@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from app.gateway.budget import LEVELS
+from app.gateway.budgets import Budgets
 from app.gateway.call import Call
 from app.llm.rollouts import Rollouts
 from app.monitoring.alert_policies import AlertPolicies
@@ -68,6 +70,7 @@ def open_alerting(
     key: bytes,
     drift: DriftMonitor,
     schedule: Schedule,
+    budgets: Budgets,
     builds: Builds,
     rollouts: Rollouts,
 ) -> Alerting:
@@ -75,13 +78,15 @@ def open_alerting(
     post = WebhookPost(settings.webhook_origins, private=settings.webhook_private)
     stack.push_async_callback(post.aclose)
     webhooks, policies = Webhooks(db, post, key), AlertPolicies(db)
-    incidents = Incidents(db, policies, alert_sources(drift, schedule))
+    incidents = Incidents(db, policies, alert_sources(drift, schedule, budgets))
     actions = IncidentActions(db, jobs, incidents, _begin(builds, rollouts))
     outbox = WebhookOutbox(db, webhooks, post)
     return Alerting(policies, incidents, actions, webhooks, outbox, settings.alert_every_s)
 
 
-def alert_sources(drift: DriftMonitor, schedule: Schedule) -> Mapping[str, Source]:
+def alert_sources(
+    drift: DriftMonitor, schedule: Schedule, budgets: Budgets
+) -> Mapping[str, Source]:
     """What gives the alerts that stand, by kind."""
 
     async def drifted(tenant_id: str) -> list[Alert]:
@@ -98,7 +103,20 @@ def alert_sources(drift: DriftMonitor, schedule: Schedule) -> Mapping[str, Sourc
             for store_id, connectors in found.items()
         ]
 
-    return {"drift": drifted, "freshness": late}
+    async def reached(tenant_id: str) -> list[Alert]:
+        return [
+            Alert(
+                tenant_id,
+                "budget",
+                f"{state.budget.name}@{level}",
+                {"spent_usd": state.spent_nano_usd / 1e9, "amount_usd": state.budget.amount_usd},
+            )
+            for state in await budgets.states(tenant_id)
+            for level in LEVELS
+            if 100 * state.spent_nano_usd >= level * state.budget.amount_nano_usd
+        ]
+
+    return {"drift": drifted, "freshness": late, "budget": reached}
 
 
 def _begin(builds: Builds, rollouts: Rollouts) -> Begin:

@@ -305,7 +305,9 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     conversations = Conversations(db, guardrails, settings.pseudonym_days)
     responses = Responses(db, router, guardrails, checks, answers, relay, prices, conversations)
     rollouts = Rollouts(db, router, fleet, samples)
-    alerting = open_alerting(settings, stack, db, jobs, key, drift, schedule, builds, rollouts)
+    alerting = open_alerting(
+        settings, stack, db, jobs, key, drift, schedule, budgets, builds, rollouts
+    )
     alerting.incidents.govern = corridor.govern
     erasing = RetrievalErasure(db, stores, files, attached)
     erasures = open_erasures(

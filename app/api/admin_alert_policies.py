@@ -94,9 +94,9 @@ class AlertPolicyBody(BaseModel):
         if self.embedding_model is not None and self.action != "reembed":
             raise ValueError("embedding_model is for the action reembed")
         alone = self.vector_store_id is None and self.model is None
-        if self.action is not None and self.kind == "drift" and alone:
+        if self.action is not None and self.kind != "freshness" and alone:
             raise ValueError(
-                "a feature that drifts is no vector store: name vector_store_id or model"
+                f"the subject of {self.kind} is no vector store: name vector_store_id or model"
             )
         return self
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-Kind = Literal["drift", "freshness"]
+Kind = Literal["drift", "freshness", "budget"]
 Severity = Literal["low", "medium", "high", "critical"]
 Action = Literal["reembed", "fall_back"]
 SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high", "critical")

@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, insert, select
 
+from app.alerting import alert_sources
 from app.errors import BudgetExceeded, Conflict, Forbidden, NotFound
 from app.gateway.budget import Alert, Budget, period_of
 from app.gateway.budgets import Budgets
 from app.gateway.call import Call
 from app.monitoring.audit import AuditLog
+from app.monitoring.drift import DriftMonitor
+from app.retrieval.connectors.schedule import Schedule
 from app.settings import normal_url
 from app.store.db import Database
+from app.store.jobs import Jobs
 from app.store.models import api_keys, audit, audit_heads, metadata, tenants
 from app.store.models_cost import budget_alerts, budgets
 from tests.conftest import create_database, drop_database
@@ -361,3 +365,20 @@ async def test_names_are_a_tenants_own_and_budgets_of_the_platform_are_not_its_t
         with pytest.raises(Forbidden):
             await attempt
     assert not (await gateway.change(None, "bdg_3", stop=False)).budget.stop
+
+
+async def test_each_level_that_a_period_has_reached_is_an_alert_until_it_ends(house: House) -> None:
+    gateway = house.gateway()
+    schedule = Schedule(house.db, Jobs(house.db, "", "local"))
+    alerts = alert_sources(DriftMonitor(house.db), schedule, gateway)["budget"]
+    await gateway.create(house.budget("search", 2.0))
+    assert await alerts("t1") == []
+    await house.spend(1.7, gateway)
+    assert [(a.kind, a.subject) for a in await alerts("t1")] == [
+        ("budget", "search@50"),
+        ("budget", "search@80"),
+    ]
+    assert (await alerts("t1"))[0].details == {"spent_usd": 1.7, "amount_usd": 2.0}
+    assert await alerts("t2") == []
+    house.now += DAY_S
+    assert await alerts("t1") == []
