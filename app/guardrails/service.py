@@ -138,9 +138,11 @@ class Guardrails:
         else:
             passed = self._apply(policy, call, texts, found, direction)
         if self._keep:
-            told = [c.names(t) for c, t in zip(covers, passed, strict=True)] if covers else passed
-            if direction == "output" and (own := call.pseudonyms):  # as documents have them
+            told = passed
+            if direction == "output" and (own := call.pseudonyms):  # documents hold values too
                 told = [own.hidden(text) for text in told]
+            if covers:
+                told = [c.names(t) for c, t in zip(covers, told, strict=True)]
             call.bodies[direction] = call.bodies.get(direction, "") + "\n".join(told)
         return [c.reveal(t) for c, t in zip(covers, passed, strict=True)] if covers else passed
 
