@@ -127,7 +127,6 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
         key_file = data / "admin.key"
         settle(secret_draft(key_file, made.encode()), key_file)
         log.warning("made the first admin key; it is in admin.key")
-    metrics = Metrics()
     budgets = Budgets(
         db,
         count=lambda level: metrics.budget_alerts.labels(str(level)).inc(),

@@ -26,6 +26,7 @@ router = APIRouter(
 )
 Read = Annotated[Call, Depends(Scope("monitoring:read"))]
 Write = Annotated[Call, Depends(Scope("monitoring:write"))]
+Version = Annotated[int, Path(ge=1, le=2**31 - 1)]
 Hours = Annotated[
     int, Query(ge=1, le=168, description="How many of the newest hours are compared together.")
 ]
@@ -170,10 +171,14 @@ async def list_references(request: Request, call: Read) -> ReferenceList:
     return ReferenceList(data=[_reference(r) for r in found])
 
 
+@router.get("/references/{version}")
+async def get_reference(request: Request, call: Read, version: Version) -> ReferenceObject:
+    """Read a frozen reference."""
+    return _reference(await _monitor(request).references.get(call.tenant_id, version))
+
+
 @router.delete("/references/{version}")
-async def delete_reference(
-    request: Request, call: Write, version: Annotated[int, Path(ge=1, le=2**31 - 1)]
-) -> ReferenceDeleted:
+async def delete_reference(request: Request, call: Write, version: Version) -> ReferenceDeleted:
     """Delete a reference; features go back to the newest that still holds them."""
     await _monitor(request).references.drop(call.tenant_id, version)
     call.lineage["drift_reference"] = {"deleted": version}

@@ -199,6 +199,13 @@ class References:
             for row in await self._db.rows(query.order_by(of.version.desc()).limit(1000))
         ]
 
+    async def get(self, tenant_id: str, version: int) -> Reference:
+        """Raises NotFound when the tenant has no such version."""
+        for found in await self.all(tenant_id):
+            if found.version == version:
+                return found
+        raise _unknown(version)
+
     async def drop(self, tenant_id: str, version: int) -> None:
         """Forget a version; features go back to the newest that still holds them.
 
@@ -211,11 +218,7 @@ class References:
                 delete(drift_references).where(of.tenant_id == tenant_id, of.version == version)
             )
             if gone.rowcount == 0:
-                raise NotFound(
-                    "drift reference",
-                    str(version),
-                    remedy="GET /v1/drift/references lists those that can be deleted.",
-                )
+                raise _unknown(version)
             has = drift_frozen.c
             await connection.execute(
                 delete(drift_frozen).where(has.tenant_id == tenant_id, has.version == version)
@@ -226,3 +229,9 @@ class References:
                     tested.tenant_id == tenant_id, tested.version == version
                 )
             )
+
+
+def _unknown(version: int) -> NotFound:
+    return NotFound(
+        "drift reference", str(version), remedy="GET /v1/drift/references lists the known ones."
+    )

@@ -274,7 +274,7 @@ class RemoteEmbedder:
                 patience_s = gives_up - time.monotonic() - pause
                 if patience_s <= 0:
                     raise Unavailable(
-                        f"The embedding server does not answer ({error or 'timeout'}). Check "
+                        f"The embedding server does not answer ({str(error) or 'timeout'}). Check "
                         "that it runs, or try again later.",
                         code="embedding_server_away",
                         headers={"retry-after": "5"},

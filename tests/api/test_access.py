@@ -226,6 +226,7 @@ BESIDE = {
     ("GET", "/v1/drift/{feature:path}/report"): "numbers",
     ("GET", "/v1/drift/references"): "times and counts",
     ("POST", "/v1/drift/references"): "times and counts",
+    ("GET", "/v1/drift/references/{version}"): "times and counts",
     ("DELETE", "/v1/drift/references/{version}"): "deletes",
     ("GET", "/v1/audit"): "for auditors: ids of files, and texts where bodies are kept",
     ("GET", "/v1/audit/verify"): "a verdict",
@@ -286,7 +287,7 @@ def test_every_route_is_asked_for_the_secret_or_argued_for() -> None:
 
 # Methods that work on files for nobody in particular: jobs, sweeps, totals.
 FOR_NOBODY = {
-    StoreFiles: {"entry", "fail", "cancel_file", "unfinished", "batch", "cancel_batch"},
+    StoreFiles: {"entry", "fail", "cancel_file", "unfinished", "backlog", "batch", "cancel_batch"},
     FileService: {"row", "erase", "sweep", "count"},
     Searches: set(),
 }

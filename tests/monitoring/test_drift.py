@@ -136,6 +136,7 @@ async def test_a_reference_can_be_frozen_and_left_again(house: House) -> None:
     found = (await house.report())["score"]
     assert (found.reference, found.drifted) == (1, False)
     assert [r.version for r in await house.one.references.all("t")] == [1]
+    assert (await house.one.references.get("t", 1)).note == "new"
     assert await house.one.references.all("other") == []
     with pytest.raises(NotFound):
         await house.one.references.drop("other", 1)

@@ -126,7 +126,7 @@ async def test_a_server_that_is_away_stops_the_start_unless_the_dimensions_are_k
     url = f"http://127.0.0.1:{free_port()}/v1"
     client = RemoteEmbedder(url, "some-model")
     with pytest.raises(Unavailable, match="not reachable"):
-        await client.start(patience_s=0.3)
+        await client.start(patience_s=2.0)
     knows = RemoteEmbedder(url, "some-model", dimensions=8)
     await knows.start(patience_s=0.3)
     assert knows.dim == 8
