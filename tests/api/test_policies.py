@@ -429,6 +429,7 @@ async def test_a_route_that_is_none_is_refused(tenant: Tenant, route: str) -> No
     assert error["param"] == "route"
 
 
+@pytest.mark.slow
 async def test_gateways_on_one_database_follow_each_other_and_a_kill_loses_nothing(
     new_gateway: Callable[..., Gateway], new_postgres_url: Callable[[], str]
 ) -> None:

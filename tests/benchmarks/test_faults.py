@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks import faults
 
 CALLS = 400
 
 
+@pytest.mark.slow
 async def test_no_call_is_lost_doubled_or_charged_other_than_seen(tmp_path: Path) -> None:
     result = await faults.run(tmp_path, CALLS, seed=7)
     mixed = result["mixed"]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from benchmarks import soak
 
 
+@pytest.mark.slow
 async def test_a_short_soak_answers_every_kind_and_reads_the_process(tmp_path: Path) -> None:
     result = await asyncio.to_thread(soak.run, tmp_path, 1_500, 120.0)
     assert result["wrong"] == {}

@@ -109,6 +109,7 @@ def test_what_changes_in_a_watched_folder_is_found_soon(watched: Watched) -> Non
     watched.soon("eight", "nine", "twelve")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_what_is_not_followed_begins_no_sync(watched: Watched) -> None:
     outside = watched.folder.with_name("outside")

@@ -347,6 +347,7 @@ def near_one_another(count: int) -> Vectors:
     return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_codes_that_miss_the_recall_target_give_way_to_finer_ones(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)  # no clusters: neighbours lie far and close together
     made = rng.standard_normal((30_000, 64)).astype(np.float32)

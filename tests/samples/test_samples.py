@@ -67,6 +67,7 @@ def test_a_second_fetch_needs_no_package_index(
     assert [path.name for path in django_manual.iterdir()] == [django_docs.FOLDER]
 
 
+@pytest.mark.slow
 def test_a_copy_without_its_marker_is_replaced(tmp_path: Path, pages: dict[str, Path]) -> None:
     half = tmp_path / django_docs.FOLDER / "topics" / "half.txt"
     half.parent.mkdir(parents=True)
