@@ -189,7 +189,6 @@ class Corridor:
         stored = to_store(status, tail) if to_store is not None else None
         try:
             await self.audit.commit(call, status, latency, stored)
-            log_access(call, status, latency)
         except Exception as error:
             log.exception("audit commit failed request_id=%s", call.request_id)
             raise Unavailable(
@@ -198,3 +197,4 @@ class Corridor:
                 code="audit_unavailable",
             ) from error
         self.limits.committed(call)
+        log_access(call, status, latency)

@@ -17,7 +17,7 @@ from app.llm.answer_checks import AnswerChecks
 from app.llm.cache import LARGEST, ReplyCache, Slot
 from app.llm.gathered import Gathered, chunks_of, head_of
 from app.llm.reply_texts import length_of, texts_in
-from app.llm.request_texts import asked_again
+from app.llm.request_texts import asked_again, unstreamed
 from app.llm.router import Router
 from app.llm.stream_screens import TEXT, StreamScreens
 from app.llm.token_estimate import count_usage, estimate, estimate_prompt
@@ -146,9 +146,7 @@ class Relay:
         Where the policy may replace or refuse the answer, it is waited for and checked first.
         """
         if self._checks.holds(call, body):
-            aside = ("stream", "stream_options")
-            whole = {name: value for name, value in body.items() if name not in aside}
-            reply = await self.complete(call, whole, path)
+            reply = await self.complete(call, unstreamed(body), path)
             return self._held(call, reply, wants_usage)
         self._checks.require_schemas(call, body)
         slot = await self._look(call, body, path)

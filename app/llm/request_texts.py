@@ -60,6 +60,11 @@ def texts_of_user(request: Screened) -> list[str]:
     return found
 
 
+def unstreamed(body: dict[str, Any]) -> dict[str, Any]:
+    """A body that asks for the same as a whole."""
+    return {k: v for k, v in body.items() if k not in ("stream", "stream_options")}
+
+
 def asked_again(body: dict[str, Any], reason: str) -> dict[str, Any]:
     """A body that asks the same once more and tells why.
 

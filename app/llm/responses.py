@@ -18,6 +18,7 @@ from app.llm.chat import annotate
 from app.llm.conversations import Conversations
 from app.llm.openai_replies import ResponseObject
 from app.llm.relay import Relay
+from app.llm.request_texts import unstreamed
 from app.llm.response_chat import chat_body, collect_calls, messages_of, sampling, text_in
 from app.llm.response_events import Event, Events
 from app.llm.responses_types import ResponsesRequest
@@ -86,8 +87,7 @@ class Responses:
         if tool is None:
             body = chat_body(request, messages)
             if self._checks.holds(call, body) or (self._checks.watch(call) and not request.stream):
-                whole = {k: v for k, v in body.items() if k not in ("stream", "stream_options")}
-                reply = await self._relay.uncached(call, whole, CHAT)
+                reply = await self._relay.uncached(call, unstreamed(body), CHAT)
                 return events, self._whole(call, request, events, messages, reply)
             self._checks.require_schemas(call, body)
             stream = await call.while_connected(self._router.stream(body, call=call))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.exc import IntegrityError
 
 from app.errors import Conflict, NotFound, Unprocessable
@@ -181,11 +181,14 @@ class References:
 
     async def all(self, tenant_id: str) -> list[Reference]:
         """The versions of a tenant, newest first."""
+        return await self._read(tenant_id)
+
+    async def _read(self, tenant_id: str, *which: ColumnElement[bool]) -> list[Reference]:
         of, has = drift_references.c, drift_frozen.c
         held = select(has.version, func.count().label("features"))
         held = held.where(has.tenant_id == tenant_id).group_by(has.version)
         features = {row["version"]: row["features"] for row in await self._db.rows(held)}
-        query = select(drift_references).where(of.tenant_id == tenant_id)
+        query = select(drift_references).where(of.tenant_id == tenant_id, *which)
         return [
             Reference(
                 row["version"],
@@ -201,10 +204,10 @@ class References:
 
     async def get(self, tenant_id: str, version: int) -> Reference:
         """Raises NotFound when the tenant has no such version."""
-        for found in await self.all(tenant_id):
-            if found.version == version:
-                return found
-        raise _unknown(version)
+        found = await self._read(tenant_id, drift_references.c.version == version)
+        if not found:
+            raise _unknown(version)
+        return found[0]
 
     async def drop(self, tenant_id: str, version: int) -> None:
         """Forget a version; features go back to the newest that still holds them.

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import aiohttp
 from yarl import URL
 
-from app import __version__
+from app.addresses import AddressRefused, checked_session, may_ask
 from app.errors import BadRequest
-from app.retrieval.connectors.addresses import AddressRefused, CheckedResolver, may_connect
 
 _LIMITS = aiohttp.ClientTimeout(total=15, sock_connect=5)  # seconds
 AT_ONCE = 16  # connections
@@ -50,8 +49,7 @@ class WebhookPost:
                 "Its origin is not one that the operator allows for webhooks. Operator: add it to "
                 "OSTIARY_WEBHOOK_ORIGINS."
             )
-        host = parsed.host or ""
-        if _is_address(host) and not may_connect(host, private=self._private):
+        if not may_ask(parsed.host or "", private=self._private):
             raise _refused(_INSIDE)
 
     async def send(self, url: str, body: bytes, headers: dict[str, str]) -> None:
@@ -83,15 +81,7 @@ class WebhookPost:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:  # made here, since it belongs to the running loop
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=AT_ONCE, resolver=CheckedResolver(private=self._private)
-                ),
-                headers={"User-Agent": f"ostiary/{__version__}"},
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=_LIMITS,
-                trust_env=False,  # a proxy would connect to what it resolves itself
-            )
+            self._session = checked_session(AT_ONCE, _LIMITS, private=self._private)
         return self._session
 
     async def aclose(self) -> None:
@@ -109,8 +99,3 @@ _INSIDE = (
 
 def _refused(why: str) -> BadRequest:
     return BadRequest(f"The webhook's url cannot be used. {why}", param="url")
-
-
-def _is_address(host: str) -> bool:
-    """Whether a host is written as an address, so that no resolver is asked."""
-    return ":" in host or host.replace(".", "").isdigit()

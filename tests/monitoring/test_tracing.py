@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import urllib.request
 from typing import Any
 
@@ -61,17 +60,7 @@ async def test_a_chat_is_one_trace_from_its_caller_to_the_model_server(watched: 
 
 async def test_a_stream_is_traced_to_its_last_chunk(watched: Watched) -> None:
     watched.model.says(ANSWER)
-    body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
-    request = urllib.request.Request(
-        watched.gateway.url + "/v1/chat/completions",
-        json.dumps(body).encode(),
-        {
-            "authorization": f"Bearer {watched.gateway.key}",
-            "content-type": "application/json",
-            "x-request-id": "streamed-1",
-        },
-    )
-    await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=20).read())
+    await watched.stream("streamed-1")
     _, trace = await watched.collector.trace_of("streamed-1")
     (asked,) = [s for s in trace if s.kind == 3]
     assert asked.attributes["gen_ai.usage.output_tokens"] == 5
@@ -99,17 +88,7 @@ async def test_a_job_is_traced_with_the_calls_that_it_makes(watched: Watched) ->
 async def test_a_failed_model_call_tells_its_error_and_no_message(watched: Watched) -> None:
     watched.model.says(ANSWER)
     watched.model.cut_after = 1
-    body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
-    request = urllib.request.Request(
-        watched.gateway.url + "/v1/chat/completions",
-        json.dumps(body).encode(),
-        {
-            "authorization": f"Bearer {watched.gateway.key}",
-            "content-type": "application/json",
-            "x-request-id": "cut-1",
-        },
-    )
-    await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=20).read())
+    await watched.stream("cut-1")
     own, trace = await watched.collector.trace_of("cut-1")
     (asked,) = [s for s in trace if s.kind == 3]
     assert asked.failed and asked.attributes["error.type"] == own.attributes["error.type"]

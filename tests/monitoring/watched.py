@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -33,6 +35,20 @@ class Watched(ScriptedHouse):
         """A chat that is answered."""
         body = {"model": "m", "messages": [{"role": "user", "content": text}]}
         return await self.good("POST", "/v1/chat/completions", body, **headers)
+
+    async def stream(self, request_id: str) -> None:
+        """A streamed chat, read to its end."""
+        body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
+        request = urllib.request.Request(
+            self.gateway.url + "/v1/chat/completions",
+            json.dumps(body).encode(),
+            {
+                "authorization": f"Bearer {self.gateway.key}",
+                "content-type": "application/json",
+                "x-request-id": request_id,
+            },
+        )
+        await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=20).read())
 
 
 @asynccontextmanager

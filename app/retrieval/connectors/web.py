@@ -8,11 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import aiohttp
-from aiohttp import ClientResponse, ClientSession, DummyCookieJar, TCPConnector
+from aiohttp import ClientResponse, ClientSession
 from yarl import URL
 
-from app import __version__
-from app.retrieval.connectors.addresses import AddressRefused, CheckedResolver, may_connect
+from app.addresses import AddressRefused, checked_session, may_ask
 from app.retrieval.connectors.settings import SitemapSettings
 
 AGENT = "ostiary"
@@ -65,7 +64,7 @@ class Web:
             raise Refused("It lies on a host that is not in `hosts`. Add the host, if it is meant.")
         if url.port not in self._ports:
             raise Refused("It lies on a port other than that of `url`.")
-        if _is_address(url.host or "") and not may_connect(url.host or "", private=self._private):
+        if not may_ask(url.host or "", private=self._private):
             raise Refused(_INSIDE)
 
     @asynccontextmanager
@@ -124,15 +123,7 @@ class Web:
 
     def _opened(self) -> ClientSession:
         if self._session is None:  # made here, since it belongs to the running loop
-            self._session = ClientSession(
-                connector=TCPConnector(
-                    limit=AT_ONCE, resolver=CheckedResolver(private=self._private)
-                ),
-                headers={"User-Agent": f"{AGENT}/{__version__}"},
-                cookie_jar=DummyCookieJar(),
-                timeout=_LIMITS,
-                trust_env=False,  # a proxy would connect to what it resolves itself
-            )
+            self._session = checked_session(AT_ONCE, _LIMITS, private=self._private)
         return self._session
 
     async def aclose(self) -> None:
@@ -155,8 +146,3 @@ def _plain(host: str) -> str:
         return URL.build(scheme="http", host=host).raw_host or ""
     except ValueError:
         return host
-
-
-def _is_address(host: str) -> bool:
-    """Whether a host is written as an address, so that no resolver is asked."""
-    return ":" in host or host.replace(".", "").isdigit()

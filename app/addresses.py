@@ -1,4 +1,4 @@
-"""Which network addresses a source on the web may connect to, and the resolver that holds to it."""
+"""Which network addresses may be connected to for callers, and a client that holds to it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import ipaddress
 import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
+from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
+
+from app import __version__
 
 Address = IPv4Address | IPv6Address
 
@@ -33,7 +36,7 @@ _TRANSLATED = IPv6Network("64:ff9b::/96")  # NAT64: the last 32 bits are an IPv4
 
 
 class AddressRefused(OSError):
-    """A name leads to an address that the source may not connect to."""
+    """A name leads to an address that may not be connected to."""
 
 
 def may_connect(host: str, *, private: bool) -> bool:
@@ -95,3 +98,23 @@ class CheckedResolver(AbstractResolver):
     async def close(self) -> None:
         """Nothing stays open."""
         await self._names.close()
+
+
+def may_ask(host: str, *, private: bool) -> bool:
+    """Whether a host may be asked as it is written; a name may, and its addresses are checked.
+
+    A host that is an address is resolved by nobody, so it is judged here.
+    """
+    is_address = ":" in host or host.replace(".", "").isdigit()
+    return not is_address or may_connect(host, private=private)
+
+
+def checked_session(at_once: int, timeout: ClientTimeout, *, private: bool) -> ClientSession:
+    """A client that connects to addresses that were checked; it belongs to the running loop."""
+    return ClientSession(
+        connector=TCPConnector(limit=at_once, resolver=CheckedResolver(private=private)),
+        headers={"User-Agent": f"ostiary/{__version__}"},
+        cookie_jar=DummyCookieJar(),
+        timeout=timeout,
+        trust_env=False,  # a proxy would connect to what it resolves itself
+    )

@@ -10,7 +10,7 @@ from aiohttp import ClientConnectorDNSError, ClientSession, TCPConnector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.retrieval.connectors.addresses import AddressRefused, CheckedResolver, may_connect
+from app.addresses import AddressRefused, CheckedResolver, may_connect
 
 PUBLIC = ["1.1.1.1", "93.184.216.34", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"]
 INSIDE = [
