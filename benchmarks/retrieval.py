@@ -7,7 +7,8 @@
 Parts are sweep, ingest, gateway and embedding (passages a second, for plans).
 
 Each part is kept in `benchmarks/results/retrieval.json` beside what earlier runs measured: a
-sweep by its size and dimension, the gateway by its count. `--points` writes
+sweep by its size and dimension, the gateway by its count; what another processor measures stands
+in tables of its own and is no point of plans. `--points` writes
 `app/retrieval/measured.json`, from which `ostiary plan retrieval` works, and the examples of
 `docs/plan.md` anew; with `--parts` and no name nothing is measured before. `--built` keeps the
 indexes of a sweep, so that they are built while the machine does other work (`--only-build`; the
@@ -54,6 +55,19 @@ def kept() -> dict[str, Any]:
     return {**_empty(), **(json.loads(path.read_text()) if path.exists() else {})}
 
 
+def elsewhere(result: dict[str, Any]) -> dict[str, Any]:
+    """The machine and versions of here, where another processor measured ``result``; or nothing."""
+    here = rig.machine()
+    if result.get("machine", here)["cpu"] == here["cpu"]:
+        return {}
+    return {"machine": here, "versions": rig.versions(*PACKAGES)}
+
+
+def part_name(name: str, where: dict[str, Any]) -> str:
+    """What a part is kept under: by itself, or with the processor that is not the usual one."""
+    return f"{name} {where['machine']['cpu']}" if where else name
+
+
 def measure_sweep(
     result: dict[str, Any],
     size: int,
@@ -63,16 +77,19 @@ def measure_sweep(
     **how: Any,
 ) -> None:
     """Recall against rate and latency of the named engines at one size; ``how`` as in `sweep`."""
+    where = elsewhere(result)
+    key = part_name(f"{size}x{dim}", where)
     data = retrieval_data.prepared(size, dim)
     if built := how.get("built"):
         how["built"] = built / f"{size}x{dim}"
     found = sweep(engines, data, say, **how)
-    before = result["sweeps"].get(f"{size}x{dim}", {"engines": {}, "left_out": {}})
+    before = result["sweeps"].get(key, {"engines": {}, "left_out": {}})
     for name in found["engines"]:
         before["left_out"].pop(name, None)
-    result["sweeps"][f"{size}x{dim}"] = {
+    result["sweeps"][key] = {
         "size": size,
         "dim": dim,
+        **where,
         "engines": {**before["engines"], **found["engines"]},
         "left_out": {**before["left_out"], **found["left_out"]},
     }
@@ -110,19 +127,22 @@ def run(
     from benchmarks import retrieval_gateway, retrieval_ingest
 
     result = kept() if keep else _empty()
-    result |= {"machine": rig.machine(), "versions": rig.versions(*PACKAGES)}
+    where = elsewhere(result)
+    if not where:
+        result |= {"machine": rig.machine(), "versions": rig.versions(*PACKAGES)}
     for part in parts:
         began, load = time.perf_counter(), os.getloadavg()[0]
         try:
             if part == "sweep":
                 measure_sweep(result, size, dim, engines, say, **how)
             elif part == "embedding":
-                result["embedding"] = measure_embedding()
+                result[part_name("embedding", where)] = {**measure_embedding(), **where}
             elif part == "ingest":
-                result["ingest"] = retrieval_ingest.run(size, dim)
+                result[part_name("ingest", where)] = {**retrieval_ingest.run(size, dim), **where}
             else:
                 asked = count or size
-                result["gateway"][str(asked)] = retrieval_gateway.run(asked)
+                found = {**retrieval_gateway.run(asked), **where}
+                result["gateway"][part_name(str(asked), where)] = found
         except SamplesUnavailable as why:
             say(f"{part}: left out. {why}")
             continue

@@ -39,6 +39,18 @@ STYLES = {
 }
 
 
+def _where(part: dict[str, Any]) -> str:
+    """Behind a part's name: the processor, where it is not the one of most parts."""
+    return f", {part['machine']['cpu']}" if "machine" in part else ""
+
+
+def _machine(part: dict[str, Any]) -> str:
+    """The machine and the versions of a result or of a part of it."""
+    machine = part["machine"]
+    told = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
+    return f"{told}, {machine['system']}"
+
+
 def verdicts(result: dict[str, Any]) -> list[dict[str, Any]]:
     """G5 to G7 held against what was measured; a part without figures is left out."""
     found: list[Target] = []
@@ -49,7 +61,7 @@ def verdicts(result: dict[str, Any]) -> list[dict[str, Any]]:
         found.append(Target(goal, what, round(value, 3), target, unit, at_least))
 
     for served in result["gateway"].values():
-        latency, of = served["latency"], f"{served['passages']:,} passages"
+        latency, of = served["latency"], f"{served['passages']:,} passages{_where(served)}"
         judge("G5", f"added to the bare FAISS call, {of}", served["added_ms"], ADDED_MS, "ms")
         hybrid = latency["call, hybrid"]
         judge("G6", f"hybrid call p50, {of}", hybrid["p50_ms"], HYBRID_P50_MS, "ms")
@@ -71,7 +83,7 @@ def verdicts(result: dict[str, Any]) -> list[dict[str, Any]]:
         ours = best.get(OURS)
         if ours is None:
             continue
-        size = f"{swept['size']:,} × {swept['dim']}"
+        size = f"{swept['size']:,} × {swept['dim']}{_where(swept)}"
         for peer, times in (("Milvus Lite", LITE_TIMES), ("Milvus server", SERVER_TIMES)):
             theirs = best.get(peer)
             if theirs is not None:
@@ -149,7 +161,8 @@ def _ingest(found: dict[str, Any]) -> str:
 
 def _gateway(gateway: dict[str, Any]) -> str:
     names = list(dict.fromkeys(name for g in gateway.values() for name in g["latency"]))
-    head = ["median of rounds, p50 / p99 ms", *(f"{g['passages']:,}" for g in gateway.values())]
+    columns = [f"{g['passages']:,}{_where(g)}" for g in gateway.values()]
+    head = ["median of rounds, p50 / p99 ms", *columns]
     rows: list[list[Any]] = [
         [
             name,
@@ -190,11 +203,10 @@ def _gateway(gateway: dict[str, Any]) -> str:
 
 def as_markdown(result: dict[str, Any]) -> str:
     """The whole result."""
-    machine = result["machine"]
     parts = [
         "# Retrieval, measured\n",
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-        f"{machine['system']}. The load average before each measurement is told with it (what the "
+        f"{_machine(result)}; what another processor measured stands in tables of its own, which "
+        "name it. The load average before each measurement is told with it (what the "
         "measurement before it put on the machine counts in it); where it is above 2, other work "
         "shared the cores, and times are to be read beside those of the same table.\n",
         ", ".join(f"{k} {v}" for k, v in result["versions"].items()) + ".\n",
@@ -215,7 +227,10 @@ def as_markdown(result: dict[str, Any]) -> str:
             "in memory); about 15 MB of that are buffers of any process.\n"
         )
     for swept in result["sweeps"].values():
-        parts.append(f"## Engines: {swept['size']:,} × {swept['dim']}\n")
+        parts.append(f"## Engines: {swept['size']:,} × {swept['dim']}{_where(swept)}\n")
+        if "machine" in swept:
+            told = ", ".join(f"{k} {v}" for k, v in swept["versions"].items())
+            parts.append(f"{_machine(swept)}; {told}.\n")
         parts.append(_sweep(swept))
         versions = [f"{n} {e['version']}" for n, e in swept["engines"].items() if e.get("version")]
         abouts = [f"{n}: {e['about']}" for n, e in swept["engines"].items() if n in PEERS]
@@ -223,7 +238,7 @@ def as_markdown(result: dict[str, Any]) -> str:
             parts.append("; ".join([*abouts, *versions]) + ".\n")
         known = {n for other in result["sweeps"].values() for n in other["engines"]}
         missing = sorted(known - {*swept["engines"], *swept["left_out"]})
-        if missing:
+        if missing and "machine" not in swept:
             names = ", ".join(missing).replace("{lists}", "")
             parts.append(f"Not run at this size, for want of time: {names}.\n")
         if swept["left_out"]:
@@ -231,11 +246,11 @@ def as_markdown(result: dict[str, Any]) -> str:
             parts.append("Left out:\n\n" + "\n".join(lines) + "\n")
     if result["sweeps"]:
         parts.append("![Recall against searches a second](retrieval.svg)\n")
-    if "ingest" in result:
-        parts += ["## Ingest against stored size\n", _ingest(result["ingest"])]
+    for found in (part for name, part in result.items() if name.startswith("ingest")):
+        parts += [f"## Ingest against stored size{_where(found)}\n", _ingest(found)]
         rows = [
             [f"{f['share']:.1%}", f"{f['rows']:,}", f"{f['recall']:.3f}", f["p50_ms"], f["p99_ms"]]
-            for f in result["ingest"]["filters"]
+            for f in found["filters"]
         ]
         parts.append("## Filters\n")
         parts.append("The default recipe; files chosen at random pass the filter.\n")
@@ -280,7 +295,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
             )
         axes.axvline(RECALL, color="#bbbbbb", linewidth=0.8)
         axes.set(
-            title=f"{swept['size']:,} × {swept['dim']}",
+            title=f"{swept['size']:,} × {swept['dim']}{_where(swept)}",
             xlabel="recall@10",
             ylabel="searches a second, two clients",
             yscale="log",
@@ -302,7 +317,7 @@ def points(result: dict[str, Any]) -> dict[str, Any]:
     found = []
     for swept in result["sweeps"].values():
         for name, e in swept["engines"].items():
-            if name not in kinds:
+            if name not in kinds or "machine" in swept:  # of another processor
                 continue
             engine, recipe = kinds[name]
             if engine == "milvus":
