@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ class Recognizer:
     Attributes:
         context: words in lower case that make a value likelier when they stand before it.
         digits: whether every value holds one, so that a sentence without any is passed over.
+        needs: what every value holds, likewise.
         judge: from a value to what its digits say: True is certain, False is none, None nothing.
     """
 
@@ -37,6 +39,7 @@ class Recognizer:
     context: Sequence[str] = ()
     judge: Callable[[str], bool | None] | None = None
     digits: bool = False
+    needs: re.Pattern[str] | None = None
 
     def find(self, text: str, start: int, end: int) -> Iterator[Finding]:
         """Yield what lies in ``text[start:end]``; what is before it is context.

@@ -107,7 +107,9 @@ class PiiDetector:
             for end in windows(text, start, self.spans, final=True):
                 digits = _DIGIT.search(text, begin, end) is not None
                 for each in by_sentence:
-                    if digits or not each.digits:
+                    if each.digits and not digits:
+                        continue
+                    if each.needs is None or each.needs.search(text, begin, end):
                         found += each.find(text, begin, end)
                 begin = end
         if key is not None:
@@ -125,9 +127,12 @@ class PiiDetector:
         for entity, (needs, theirs) in self._recognizers.items():
             if entity not in wanted or not needs(piece):
                 continue
-            if entity == "PHONE_NUMBER" and _covered(phone_cores(piece), start, found):
-                continue
-            for result in theirs.analyze(piece, [entity]):
+            where: list[list[tuple[int, int]]] = []
+            if entity == "PHONE_NUMBER":
+                where = [_open(phone_cores(piece), start, found)]
+                if not where[0]:
+                    continue
+            for result in theirs.analyze(piece, [entity], *where):
                 if counts(entity, piece[result.start : result.end]):
                     place = start + result.start
                     score = in_context(result.score, text, place, theirs.context)
@@ -193,9 +198,10 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
-def _covered(cores: list[tuple[int, int]], offset: int, found: list[Finding]) -> bool:
-    """Whether surer findings hold all that could be a phone number; it would lose to them."""
-    return all(
-        any(f.score == 1.0 and f.start <= offset + a and offset + b <= f.end for f in found)
+def _open(cores: list[tuple[int, int]], offset: int, found: list[Finding]) -> list[tuple[int, int]]:
+    """The spans that no surer finding holds; a phone number in the others would lose to it."""
+    return [
+        (a, b)
         for a, b in cores
-    )
+        if not any(f.score == 1.0 and f.start <= offset + a and offset + b <= f.end for f in found)
+    ]

@@ -73,6 +73,8 @@ def glued(text: str, start: int, end: int) -> bool:
     last = text[start - 1]
     if "a" <= last <= "z" and last not in "xtno":  # nearly every word
         return False
+    if "a" <= text[end] <= "z" and text[end] not in _RIGHT_OPEN:  # and what nearly each begins with
+        return False
     if _HARD.search(text, start, end):
         return False
     before = text[max(0, start - CONTEXT) : start]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
 from app.guardrails.patterns import Pattern, Recognizer
 
+_NEEDS = re.compile(r"://|\w\.\w")
 _REST = r"(?::\d{1,5})?(?:[/?#][^\s<>\"'`]*(?<![.,;:!?)\]]))?"
 _LABEL = r"[^\W_](?:[\w\-]{0,61}[^\W_])?"
 # a host is tried where it begins, and nowhere inside of it
@@ -21,7 +23,8 @@ def url_recognizer() -> Recognizer:
 
     with_scheme = Pattern(regex.compile(_SCHEME + _REST, regex.IGNORECASE), 0.6)
     bare = Pattern(regex.compile(_HOST + _REST, regex.IGNORECASE), 0.5)
-    return Recognizer("URL", [with_scheme, bare], ("url", "website", "link"), _ends_publicly)
+    context = ("url", "website", "link")
+    return Recognizer("URL", [with_scheme, bare], context, _ends_publicly, needs=_NEEDS)
 
 
 @cache
