@@ -15,13 +15,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.settings import normal_url
+from tests.serving import started
 
+# as the Makefile sets it; here, so that all processes of the tests begin with the same
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ADMIN_KEY = "osk-00000000000000aa-" + "t" * 43
 ROOT = Path(__file__).parent.parent
 
@@ -224,7 +228,7 @@ class Gateway:
             "HF_HUB_OFFLINE": "1",
             **env,
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: BaseProcess | None = None
 
     @property
     def log(self) -> Path:
@@ -232,18 +236,11 @@ class Gateway:
 
     def start(self, timeout_s: float = 60) -> Gateway:
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", "serve"],
-                env=self.env,
-                stdout=log,
-                stderr=log,
-                cwd=ROOT,
-            )
+        self.process = started(self.env, self.log)
 
         def ready() -> bool:
             assert self.process is not None
-            if self.process.poll() is not None:
+            if not self.process.is_alive():
                 raise RuntimeError("gateway ended: " + self.log.read_text()[-4000:])
             return answers(self.url + "/readyz") == 200
 
@@ -254,17 +251,15 @@ class Gateway:
         """kill -9."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait()
+        self.process.join()
 
     def stop(self) -> None:
         assert self.process is not None
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(40)
-            except subprocess.TimeoutExpired:
-                self.kill()
-                raise
+        self.process.terminate()
+        self.process.join(40)
+        if self.process.is_alive():
+            self.kill()
+            raise TimeoutError("the gateway did not end within 40 s")
 
 
 @pytest.fixture(scope="session")
@@ -322,5 +317,5 @@ def new_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
 
     yield make
     for server in made:
-        if server.process is not None and server.process.poll() is None:
+        if server.process is not None and server.process.is_alive():
             server.kill()

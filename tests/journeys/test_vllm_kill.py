@@ -118,7 +118,7 @@ def answer_from_the_passages(house: Gateway, store: str) -> None:
 
 
 def heals_without_a_restart(house: Gateway) -> None:
-    assert house.process is not None and house.process.poll() is None
+    assert house.process is not None and house.process.is_alive()
     body = {
         "model": NAME,
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
