@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import json
 import os
@@ -189,6 +190,21 @@ def vllm_python() -> Path:
         missing("vLLM", "run `make install`, or set OSTIARY_VLLM_PYTHON")
     packaged_gguf()  # a clear error when the weights are not installed
     return Path(str(found))
+
+
+@pytest.fixture(scope="session")
+def converted_model(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the packaged weights as vLLM serves them, made once for all test processes."""
+    from app.llm import weights
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers
+    out = folder / "models" / "smollm2-135m-instruct"
+    out.parent.mkdir(exist_ok=True)
+    with (out.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return weights.convert(weights.packaged_gguf(), out, vllm_python)
 
 
 @pytest.fixture(scope="session")
