@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import secrets
 import subprocess
@@ -40,6 +41,7 @@ cli.add_typer(plan, name="plan")
 @cli.command()
 def serve() -> None:
     """Run the gateway in the foreground."""
+    gc.disable()  # what is loaded stays; the app turns it on again when all is open
     import uvicorn
 
     from app.main import create_app

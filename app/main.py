@@ -107,6 +107,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             # what was loaded stays; looking through it again cost calls 100 ms now and then
             gc.collect()
             gc.freeze()
+            gc.enable()
             collecting = asyncio.create_task(collect_when_quiet(lambda: corridor.under_way))
             stack.callback(collecting.cancel)
             yield
@@ -116,7 +117,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=__version__,
         summary="A private AI service layer: one governed gateway for your models and your data.",
         lifespan=lifespan,
-        docs_url=None,  # app/api/docs.py: without a CDN
+        openapi_url=None,  # app/api/docs.py: not in the event loop
+        docs_url=None,  # there too: without a CDN
         redoc_url=None,
         separate_input_output_schemas=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # ours is app/monitoring

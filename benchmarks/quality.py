@@ -33,9 +33,9 @@ from app.retrieval.fusion import reciprocal_rank, weighted_sum
 from app.retrieval.quality.matching import Returned
 from app.retrieval.quality.score import MAIN, Measured, row_of
 from app.retrieval.quality.significance import compare, holm
-from app.retrieval.rerank import WEIGHT, Candidate, Reranker
+from app.retrieval.rerank import WEIGHT, Reranker
 from app.retrieval.search import NAMED_DENSE, weights
-from app.retrieval.types import DEFAULT_RANKING
+from app.retrieval.types import DEFAULT_RANKING, Candidate
 from app.samples.django_docs import SamplesUnavailable
 from benchmarks import rig
 from benchmarks.collections import CACHE, Cache, Collection, collection, scoring

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import json
 import os
@@ -15,13 +16,18 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.settings import normal_url
+from tests.serving import started
 
+# as the Makefile sets it; here, so that all processes of the tests begin with the same
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ADMIN_KEY = "osk-00000000000000aa-" + "t" * 43
 ROOT = Path(__file__).parent.parent
 
@@ -188,6 +194,21 @@ def vllm_python() -> Path:
 
 
 @pytest.fixture(scope="session")
+def converted_model(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the packaged weights as vLLM serves them, made once for all test processes."""
+    from app.llm import weights
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers
+    out = folder / "models" / "smollm2-135m-instruct"
+    out.parent.mkdir(exist_ok=True)
+    with (out.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return weights.convert(weights.packaged_gguf(), out, vllm_python)
+
+
+@pytest.fixture(scope="session")
 def django_manual(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder with the pages of Django's manual, downloaded once with the real pip."""
     from app.samples import django_docs
@@ -224,7 +245,7 @@ class Gateway:
             "HF_HUB_OFFLINE": "1",
             **env,
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: BaseProcess | None = None
 
     @property
     def log(self) -> Path:
@@ -232,18 +253,11 @@ class Gateway:
 
     def start(self, timeout_s: float = 60) -> Gateway:
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", "serve"],
-                env=self.env,
-                stdout=log,
-                stderr=log,
-                cwd=ROOT,
-            )
+        self.process = started(self.env, self.log)
 
         def ready() -> bool:
             assert self.process is not None
-            if self.process.poll() is not None:
+            if not self.process.is_alive():
                 raise RuntimeError("gateway ended: " + self.log.read_text()[-4000:])
             return answers(self.url + "/readyz") == 200
 
@@ -254,17 +268,15 @@ class Gateway:
         """kill -9."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait()
+        self.process.join()
 
     def stop(self) -> None:
         assert self.process is not None
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(40)
-            except subprocess.TimeoutExpired:
-                self.kill()
-                raise
+        self.process.terminate()
+        self.process.join(40)
+        if self.process.is_alive():
+            self.kill()
+            raise TimeoutError("the gateway did not end within 40 s")
 
 
 @pytest.fixture(scope="session")
@@ -284,30 +296,51 @@ def fake_model_server() -> Iterator[str]:
         server.wait(10)
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def gateway(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    fake_model_server: str,
-) -> Iterator[Gateway]:
-    """One gateway on each database, shared by the tests that do not harm it."""
-    folder = tmp_path_factory.mktemp("gateway")
+@contextmanager
+def _shared_gateway(folder: Path, model_url: str, **more: str) -> Iterator[Gateway]:
     (folder / "followed").mkdir()
     (folder / "followed" / "rates.md").write_text("# Rates\n\nThe toll is 3 crowns.\n")
     source = {"kind": "folder", "path": str(folder / "followed"), "tenants": ["*"], "watch": False}
     env = {
-        "OSTIARY_LLM_URL": fake_model_server,
+        "OSTIARY_LLM_URL": model_url,
         "OSTIARY_LLM_MODEL": "stub",
         "OSTIARY_SOURCES": json.dumps({"followed": source}),
     }
-    if request.param == "postgresql":
-        env["OSTIARY_DATABASE_URL"] = create_database(request.getfixturevalue("postgres_server"))
-    server = Gateway(folder / "data", env)
-    server.start()
+    server = Gateway(folder / "data", env | more).start()
     yield server
     server.stop()
-    if request.param == "postgresql":
-        drop_database(env["OSTIARY_DATABASE_URL"])
+
+
+@pytest.fixture(scope="session")
+def sqlite_gateway(
+    tmp_path_factory: pytest.TempPathFactory, fake_model_server: str
+) -> Iterator[Gateway]:
+    """A gateway on SQLite, shared by the tests that do not harm it."""
+    with _shared_gateway(tmp_path_factory.mktemp("gateway"), fake_model_server) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql_gateway(
+    tmp_path_factory: pytest.TempPathFactory, fake_model_server: str, postgres_server: str
+) -> Iterator[Gateway]:
+    """A gateway on PostgreSQL, shared by the tests that do not harm it."""
+    url = create_database(postgres_server)
+    folder = tmp_path_factory.mktemp("gateway")
+    with _shared_gateway(folder, fake_model_server, OSTIARY_DATABASE_URL=url) as server:
+        yield server
+    drop_database(url)
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def gateway(request: pytest.FixtureRequest) -> Gateway:
+    """The shared gateway of each database.
+
+    Its server is a fixture of its own, else it would be started anew in each file: pytest ends a
+    fixture when it goes on to the next parameter.
+    """
+    server: Gateway = request.getfixturevalue(f"{request.param}_gateway")
+    return server
 
 
 @pytest.fixture
@@ -322,5 +355,5 @@ def new_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
 
     yield make
     for server in made:
-        if server.process is not None and server.process.poll() is None:
+        if server.process is not None and server.process.is_alive():
             server.kill()

@@ -13,12 +13,12 @@ from app.api.common import ERRORS
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
 from app.llm.deployment import Role
-from app.llm.same_question import Check
 from app.monitoring.cost import HourPrice, Price, TokenPrice
 
 if TYPE_CHECKING:
     from app.llm.deployment import Deployment
     from app.llm.rollouts import Kept
+    from app.llm.same_question import Check
     from app.services import Services
 
 router = APIRouter(

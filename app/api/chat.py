@@ -8,7 +8,7 @@ import orjson
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 
-from app.api.common import ERRORS
+from app.api.common import ERRORS, ErrorBody
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
 from app.llm.openai_types import ChatCompletion, ChatCompletionRequest
@@ -20,7 +20,10 @@ Write = Annotated[Call, Depends(Scope("chat:write", screens=("input", "output"))
 @router.post(
     "/chat/completions",
     response_model=ChatCompletion,
-    responses={200: {"content": {"text/event-stream": {}}, "description": "The answer."}},
+    responses={
+        200: {"content": {"text/event-stream": {}}, "description": "The answer."},
+        400: {**ERRORS[400], "model": ErrorBody},  # the document has the shape from here
+    },
 )
 async def create_chat_completion(
     request: Request, call: Write, body: ChatCompletionRequest

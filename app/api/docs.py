@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+import asyncio
+
+from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
 
 ASSETS = "/docs/assets"
@@ -14,6 +16,12 @@ router = APIRouter(include_in_schema=False)
 def assets() -> StaticFiles:
     """Script and style sheet of Swagger UI, as the package fastapi-offline brings them."""
     return StaticFiles(packages=[("fastapi_offline", "static")])
+
+
+@router.get("/openapi.json")
+async def show_document(request: Request) -> JSONResponse:
+    """The OpenAPI document; made at the first call, in a thread, as that takes a second."""
+    return JSONResponse(await asyncio.to_thread(request.app.openapi))
 
 
 @router.get("/docs")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Depends, Request
 
 from app.api.common import ERRORS
@@ -24,6 +23,8 @@ async def create_embeddings(
     request: Request, call: Embed, body: EmbeddingsRequest
 ) -> EmbeddingsResponse:
     """Turn texts into unit vectors."""
+    import numpy as np  # loaded by then: with the engines, not with the routes
+
     services: Any = request.app.state.services
     _, embedder = services.vector_stores.model(body.model)
     dimensions = body.dimensions or embedder.dim

@@ -14,7 +14,7 @@ from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
 from app.ids import new_id
 from app.llm.openai_types import RerankRequest
-from app.retrieval.rerank import Candidate
+from app.retrieval.types import Candidate
 
 if TYPE_CHECKING:
     from app.services import Services

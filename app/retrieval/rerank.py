@@ -10,10 +10,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from app.retrieval.types import Candidate
 
 # Of the model's say in the order; measured on Cranfield, see docs/reranking.md.
 WEIGHT = 0.4
@@ -25,13 +26,6 @@ _EDGE = 1e-6  # relevance nearer to 0 or 1 is not told apart
 _PACE_KEPT = 0.8  # of the running mean of a pair's time at each new one
 
 Score = Callable[[str, list[str]], NDArray[np.float32]]
-
-
-class Candidate(NamedTuple):
-    """A passage's text and its first-stage score in 0..1."""
-
-    text: str
-    score: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,15 @@ from app.retrieval.filters import Predicate, compile_filter
 from app.retrieval.fusion import reciprocal_rank, weighted_sum
 from app.retrieval.index import BuildChanged, StoreIndex
 from app.retrieval.rankers import Rankers
-from app.retrieval.rerank import Candidate
-from app.retrieval.types import DEFAULT_RANKING, AttributeValue, Hit, Passage, Ranker, Ranking
+from app.retrieval.types import (
+    DEFAULT_RANKING,
+    AttributeValue,
+    Candidate,
+    Hit,
+    Passage,
+    Ranker,
+    Ranking,
+)
 from app.retrieval.visible import Row
 from app.store.db import Database
 from app.store.models import passages, vector_store_files

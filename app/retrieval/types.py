@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 AttributeValue = str | float | bool
 # of a file, as in OpenAI's API; lengths in characters
@@ -14,6 +14,13 @@ DENSE_WEIGHT = 0.6  # measured on Cranfield: nDCG@10 0.437, dense alone 0.417, B
 def embedded_text(section: str | None, text: str) -> str:
     """A passage as models read it: under its heading path, which holds words of questions."""
     return f"{section}\n{text}" if section else text
+
+
+class Candidate(NamedTuple):
+    """A passage's text and its first-stage score in 0..1."""
+
+    text: str
+    score: float
 
 
 @dataclass(frozen=True, slots=True)

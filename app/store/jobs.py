@@ -72,11 +72,16 @@ class Jobs:
 
     The steps are coroutines of the services and run in the gateway's event loop; DBOS's
     threads only wait for them. A step that was cut runs again, so each step is idempotent.
+
+    Args:
+        look_s: seconds after which each queue is looked at again.
     """
 
-    def __init__(self, db: Database, url: str, executor: str, *, concurrency: int = 2) -> None:
+    def __init__(
+        self, db: Database, url: str, executor: str, *, concurrency: int = 2, look_s: float = 0.5
+    ) -> None:
         self._db, self._url, self._executor = db, url, executor
-        self._concurrency = concurrency
+        self._concurrency, self._look_s = concurrency, look_s
         self._kinds: dict[str, Sequence[tuple[str, Step]]] = {}
         self._apart: dict[str, int] = {}  # by kind: jobs at once in a queue of their own
         self._ended: dict[str, Ended] = {}
@@ -124,6 +129,8 @@ class Jobs:
             "executor_id": self._executor,
             "log_level": "WARNING",
             "enable_otlp": False,
+            # nothing is waited for in this way, but the end waits for a thread that sleeps so long
+            "notification_listener_polling_interval_sec": 0.1,
         }
         DBOS(config=config)
 
@@ -146,7 +153,7 @@ class Jobs:
         queues = {QUEUE: self._concurrency}
         queues |= {self._queue_of(kind): most for kind, most in self._apart.items()}
         for name, most in queues.items():
-            DBOS.register_queue(name, worker_concurrency=most, polling_interval_sec=0.5)
+            DBOS.register_queue(name, worker_concurrency=most, polling_interval_sec=self._look_s)
 
     def _queue_of(self, kind: str) -> str:
         return f"{QUEUE}-{kind}" if kind in self._apart else QUEUE

@@ -97,9 +97,8 @@ async def test_a_server_that_cannot_start_is_down_with_a_log_and_stops_cleanly(
 
 
 @pytest.fixture(scope="session")
-def model(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("models") / NAME
-    return weights.convert(weights.packaged_gguf(), out, vllm_python)
+def model(converted_model: Path) -> Path:
+    return converted_model
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

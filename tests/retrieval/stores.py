@@ -86,7 +86,7 @@ class House:
         )
         self.searches = Searches(self.db, self.stores, self.query_pool)
         self.files = FileService(self.db, Blobs(str(self.folder / "files")), 10**9)
-        self.jobs = Jobs(self.db, self.jobs_url, "local")
+        self.jobs = Jobs(self.db, self.jobs_url, "local", look_s=0.05)
         self.attached = StoreFiles(self.db, self.stores)
         self.ingestion = Ingestion(
             self.jobs,

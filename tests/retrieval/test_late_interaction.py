@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from app.retrieval.late_interaction import LateInteraction, packaged_colbert_dir
-from app.retrieval.rerank import Candidate, Reranker
+from app.retrieval.rerank import Reranker
+from app.retrieval.types import Candidate
 
 QUESTION = "When do I get my money back?"
 TEXTS = [

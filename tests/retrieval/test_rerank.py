@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.retrieval.embedding import CrossEncoder, packaged_reranker_dir
-from app.retrieval.rerank import Candidate, Reranker, arrange, blend
+from app.retrieval.rerank import Reranker, arrange, blend
+from app.retrieval.types import Candidate
 
 QUESTION = "When do I get my money back?"
 ANSWER = "Refunds are paid within fourteen days of the return."

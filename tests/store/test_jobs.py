@@ -69,7 +69,7 @@ async def start(db: Database, tmp_path: Path) -> AsyncIterator[Start]:
     async def begin(work: Work) -> Jobs:
         while running:
             await running.pop().close()
-        made = Jobs(db, url, "local")
+        made = Jobs(db, url, "local", look_s=0.05)
         made.register("two_steps", [("first", work.first), ("second", work.second)], work.end)
         await made.start()
         running.append(made)
