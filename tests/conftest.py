@@ -207,7 +207,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 class Gateway:
-    """A real ``ostiary serve`` process."""
+    """A real ``ostiary serve`` process; ``module`` is what is run."""
+
+    module = "app.cli"
 
     def __init__(self, data_dir: Path, env: dict[str, str]) -> None:
         self.data_dir = data_dir
@@ -234,7 +236,7 @@ class Gateway:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", "serve"],
+                [sys.executable, "-m", self.module, "serve"],
                 env=self.env,
                 stdout=log,
                 stderr=log,
