@@ -13,7 +13,7 @@ from app.gateway.call import Call
 from app.llm.rollouts import Rollouts
 from app.monitoring.alert_policies import AlertPolicies
 from app.monitoring.alerts import Alert, Source
-from app.monitoring.drift import DriftMonitor
+from app.monitoring.drift_looks import DriftLooks
 from app.monitoring.incident import Incident
 from app.monitoring.incident_actions import Begin, IncidentActions
 from app.monitoring.incidents import Incidents
@@ -68,7 +68,7 @@ def open_alerting(
     db: Database,
     jobs: Jobs,
     key: bytes,
-    drift: DriftMonitor,
+    looks: DriftLooks,
     schedule: Schedule,
     budgets: Budgets,
     builds: Builds,
@@ -78,22 +78,23 @@ def open_alerting(
     post = WebhookPost(settings.webhook_origins, private=settings.webhook_private)
     stack.push_async_callback(post.aclose)
     webhooks, policies = Webhooks(db, post, key), AlertPolicies(db)
-    incidents = Incidents(db, policies, alert_sources(drift, schedule, budgets))
+    every_s = settings.alert_every_s
+    incidents = Incidents(db, policies, alert_sources(looks, schedule, budgets, every_s))
     actions = IncidentActions(db, jobs, incidents, _begin(builds, rollouts))
     outbox = WebhookOutbox(db, webhooks, post)
-    return Alerting(policies, incidents, actions, webhooks, outbox, settings.alert_every_s)
+    return Alerting(policies, incidents, actions, webhooks, outbox, every_s)
 
 
 def alert_sources(
-    drift: DriftMonitor, schedule: Schedule, budgets: Budgets
+    looks: DriftLooks, schedule: Schedule, budgets: Budgets, every_s: float
 ) -> Mapping[str, Source]:
-    """What gives the alerts that stand, by kind."""
+    """What gives the alerts that stand, by kind, to one who asks every so many seconds."""
 
     async def drifted(tenant_id: str) -> list[Alert]:
+        look = await looks.of(tenant_id, every_s / 2)
         return [
-            Alert(tenant_id, "drift", found.feature, {"window": found.window})
-            for found in await drift.report(tenant_id)
-            if found.drifted
+            Alert(tenant_id, "drift", feature, {"window": window})
+            for feature, window in look.drifted
         ]
 
     async def late(tenant_id: str) -> list[Alert]:

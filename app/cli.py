@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from app import __version__, up
 from app.audit_cli import audit
@@ -390,7 +391,17 @@ def version() -> None:
 
 def main() -> None:
     """Entry of the ``ostiary`` command."""
-    cli()
+    try:
+        cli()
+    except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
+        for wrong in error.errors(include_url=False, include_input=False):
+            name, *inside = (str(part) for part in wrong["loc"])
+            place = ".".join([f"OSTIARY_{name.upper()}", *inside])
+            told = wrong["msg"].removeprefix("Value error, ")
+            typer.echo(f"ostiary: The setting {place} is wrong: {told}", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 
-from app.monitoring.drift import DriftMonitor
+from app.monitoring.drift_looks import DriftLooks
 from app.monitoring.drift_verdicts import Rules
 from app.monitoring.metrics import Metrics
 from app.monitoring.tracing import Tracing
@@ -16,7 +16,7 @@ from app.settings import Settings
 from app.store.jobs import Job, Jobs
 
 COUNT_S = 10.0  # jobs and files that wait
-JUDGE_DRIFT_S = 300.0
+LOOK_AT_DRIFT_S = 300.0
 
 
 def open_tracing(settings: Settings, stack: AsyncExitStack) -> Tracing | None:
@@ -46,7 +46,7 @@ def job_watch(
 
 
 def keep_counts(
-    stack: AsyncExitStack, metrics: Metrics, jobs: Jobs, attached: StoreFiles, drift: DriftMonitor
+    stack: AsyncExitStack, metrics: Metrics, jobs: Jobs, attached: StoreFiles, looks: DriftLooks
 ) -> None:
     """Keep the metrics that a query gives; no scrape waits for a database."""
 
@@ -56,10 +56,10 @@ def keep_counts(
         metrics.ingest_files.set(waiting)
         metrics.ingest_lag.set(lag)
 
-    async def judge() -> None:
-        metrics.set_drift(await drift.states())
+    async def look_at_drift() -> None:
+        metrics.set_drift(await looks.of_all(LOOK_AT_DRIFT_S / 2))
 
-    for work, every_s in ((count, COUNT_S), (judge, JUDGE_DRIFT_S)):
+    for work, every_s in ((count, COUNT_S), (look_at_drift, LOOK_AT_DRIFT_S)):
         stack.callback(asyncio.create_task(forever(work, every_s, at_once=True)).cancel)
 
 

@@ -242,8 +242,8 @@ class Settings(BaseSettings):
     drift_alpha: float = Field(
         0.05, gt=0, lt=1, description="Corrected p-value that drift has at most."
     )
-    drift_correction: Literal["benjamini-hochberg", "none"] = Field(
-        "benjamini-hochberg", description="Of the p-values of one report for their number."
+    drift_correction: Literal["holm", "bonferroni", "benjamini-hochberg", "none"] = Field(
+        "holm", description="Of the p-values of one report for their number; see docs/drift.md."
     )
     drift_ks: float = Field(
         0.1,

@@ -53,6 +53,7 @@ from app.monitoring.audit import AuditLog
 from app.monitoring.cost import Prices
 from app.monitoring.cost_parts import PartPrices
 from app.monitoring.drift import DriftMonitor
+from app.monitoring.drift_looks import DriftLooks
 from app.monitoring.metrics import Metrics
 from app.monitoring.storage_cost import StorageCharges
 from app.monitoring.usage import Usage
@@ -86,7 +87,6 @@ from app.store.migrate import migrate
 
 log = logging.getLogger("ostiary")
 FLUSH_DRIFT_S = 15.0
-SWEEP_DRIFT_S = 300.0
 LOOK_FOR_SYNCS_S = 3.0
 FLUSH_SAMPLES_S = 2.0
 FOLLOW_FLEET_S = 5.0  # changes made through other gateways
@@ -304,8 +304,9 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     conversations = Conversations(db, guardrails, settings.pseudonym_days)
     responses = Responses(db, router, guardrails, checks, answers, relay, prices, conversations)
     rollouts = Rollouts(db, router, fleet, samples)
+    looks = DriftLooks(drift)
     alerting = open_alerting(
-        settings, stack, db, jobs, key, drift, schedule, budgets, builds, rollouts
+        settings, stack, db, jobs, key, looks, schedule, budgets, builds, rollouts
     )
     alerting.incidents.govern = corridor.govern
     erasing = RetrievalErasure(db, stores, files, attached)
@@ -325,8 +326,6 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     alerting.begin(stack)
     flushing = asyncio.create_task(forever(drift.flush, FLUSH_DRIFT_S))
     stack.callback(flushing.cancel)
-    sweeping = asyncio.create_task(forever(drift.sweep, SWEEP_DRIFT_S))
-    stack.callback(sweeping.cancel)
     following = asyncio.create_task(forever(fleet.sync, FOLLOW_FLEET_S))
     stack.callback(following.cancel)
     obeying = asyncio.create_task(forever(in_force.sync, FOLLOW_POLICIES_S))
@@ -339,7 +338,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     stack.callback(storing.cancel)
     sampling = asyncio.create_task(forever(samples.flush, FLUSH_SAMPLES_S))
     stack.callback(sampling.cancel)
-    keep_counts(stack, metrics, jobs, attached, drift)
+    keep_counts(stack, metrics, jobs, attached, looks)
     if models:
 
         async def look_for_syncs() -> None:

@@ -228,7 +228,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 class Gateway:
-    """A real ``ostiary serve`` process."""
+    """A real ``ostiary serve`` process; ``module`` is what is run."""
+
+    module = "app.cli"
 
     def __init__(self, data_dir: Path, env: dict[str, str]) -> None:
         self.data_dir = data_dir
@@ -253,7 +255,7 @@ class Gateway:
 
     def start(self, timeout_s: float = 60) -> Gateway:
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        self.process = started(self.env, self.log)
+        self.process = started(self.env, self.log, self.module)
 
         def ready() -> bool:
             assert self.process is not None

@@ -18,21 +18,21 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.loaded"])
 
 
-def started(env: dict[str, str], log: Path) -> BaseProcess:
+def started(env: dict[str, str], log: Path, module: str = "app.cli") -> BaseProcess:
     """A process that runs the gateway; it ends with this one at the latest."""
-    process = FORKS.Process(target=serve, args=(env, log), daemon=True)
+    process = FORKS.Process(target=serve, args=(env, log, module), daemon=True)
     process.start()
     return process
 
 
-def serve(env: dict[str, str], log: Path) -> None:
+def serve(env: dict[str, str], log: Path, module: str) -> None:
     """Run the gateway; in a fresh interpreter where more is asked for than settings."""
     os.chdir(ROOT)
     with log.open("ab") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
-    if _beside_settings(env) != _beside_settings(os.environ):
-        os.execve(sys.executable, [sys.executable, "-m", "app.cli", "serve"], env)
+    if module != "app.cli" or _beside_settings(env) != _beside_settings(os.environ):
+        os.execve(sys.executable, [sys.executable, "-m", module, "serve"], env)
     os.environ.clear()
     os.environ.update(env)
     from app import cli

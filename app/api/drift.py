@@ -33,6 +33,7 @@ Hours = Annotated[
 Feature = Annotated[
     str, Path(max_length=300, description="`route|model|feature`, as GET /v1/drift lists it.")
 ]
+Correction = Literal["holm", "bonferroni", "benjamini-hochberg", "none"]
 Time = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 2, tzinfo=UTC))]
 PAGE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/html": {}}, "description": "The page, as HTML."}
@@ -58,6 +59,7 @@ class DriftRow(BaseModel):
     p_corrected: Annotated[
         float | None, Field(description="For the number of features in the report.")
     ]
+    correction: Annotated[Correction, Field(description="How; `OSTIARY_DRIFT_CORRECTION`.")]
     alpha: float
     drifted: bool
     quantiles: Annotated[

@@ -13,7 +13,15 @@ from sqlalchemy import delete, func, select
 from app.gateway.call import Call
 from app.ids import new_id
 from app.monitoring.drift_features import observed
-from app.monitoring.drift_verdicts import DEFAULT_RULES, Drift, Pair, Rules, Tested, judge
+from app.monitoring.drift_verdicts import (
+    DEFAULT_RULES,
+    Drift,
+    Pair,
+    Rules,
+    Tested,
+    compare_embeddings,
+    judge,
+)
 from app.store.db import Database
 from app.store.models_drift import drift_embeddings, drift_sketches
 
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ostiary.drift")
 WINDOW_S = 3600
 LOOK_BACK_S = 24 * WINDOW_S
+TEST_EMBEDDINGS_S = 300.0
 MOST_FEATURES = 50_000  # held at a time; what is beyond them is not watched
 WRITTEN_AT_ONCE = 500  # sketches of one statement; the loop is free between two
 
@@ -130,16 +139,11 @@ class DriftMonitor:
         async with self._db.write() as connection:
             await connection.execute(upsert, rows)
 
-    async def states(self) -> dict[str, int]:
-        """How many features of all tenants drift, do not, or cannot be judged yet."""
-        counts = dict.fromkeys(("stable", "drifted", "unjudged"), 0)
+    async def tenants(self) -> list[str]:
+        """Those of whom something was observed in the last day."""
         of = drift_sketches.c
         recent = select(of.tenant_id).where(of.window > self._clock() - LOOK_BACK_S)
-        for row in await self._db.rows(recent.distinct()):
-            for found in await self.report(row["tenant_id"]):
-                state = "drifted" if found.drifted else "stable"
-                counts["unjudged" if found.value is None else state] += 1
-        return counts
+        return [row["tenant_id"] for row in await self._db.rows(recent.distinct())]
 
     async def report(
         self, tenant_id: str, feature: str | None = None, hours: int = 1
@@ -150,17 +154,37 @@ class DriftMonitor:
         count. p-values are corrected over all features of the tenant, also where one is asked for.
         """
         pairs = await self.pairs(tenant_id, hours)
-        of = drift_embeddings.c
-        tested = {
-            row["feature"]: Tested(row["version"], row["count"], row["value"], row["p"])
-            for row in await self._db.rows(
-                select(drift_embeddings).where(
-                    of.tenant_id == tenant_id, of.until > self._clock() - LOOK_BACK_S
-                )
-            )
-        }
+        tested = await self._tested(tenant_id)
         found = await asyncio.to_thread(judge, pairs, tested, self.rules)
         return found if feature is None else [d for d in found if d.feature == feature]
+
+    async def look(self, tenant_id: str) -> list[Drift]:
+        """:meth:`report`, with embeddings tested anew whose test is older than five minutes.
+
+        Some 0.1 s for each of these; the tests are stored for the reports of all gateways.
+        """
+        pairs = await self.pairs(tenant_id)
+        tested = await self._tested(tenant_id)
+        for pair in pairs:
+            if pair.kind == "embedding" and self._is_due(pair, tested.get(pair.feature)):
+                anew = await asyncio.to_thread(compare_embeddings, pair, self.rules, self._clock())
+                if anew is not None:
+                    tested[pair.feature] = anew
+                    await self._keep(tenant_id, pair, anew)
+        return await asyncio.to_thread(judge, pairs, tested, self.rules)
+
+    def _is_due(self, pair: Pair, last: Tested | None) -> bool:
+        if last is None or pair.reference is None or last.version != pair.reference.version:
+            return pair.reference is not None
+        return last.at <= self._clock() - TEST_EMBEDDINGS_S
+
+    async def _tested(self, tenant_id: str) -> dict[str, Tested]:
+        of = drift_embeddings.c
+        recent = (of.tenant_id == tenant_id, of.until > self._clock() - LOOK_BACK_S)
+        return {
+            row["feature"]: Tested(row["version"], row["count"], row["value"], row["p"], row["at"])
+            for row in await self._db.rows(select(drift_embeddings).where(*recent))
+        }
 
     async def pairs(self, tenant_id: str, hours: int = 1) -> list[Pair]:
         """What :meth:`report` compares, as it is stored."""
@@ -213,48 +237,30 @@ class DriftMonitor:
             count, since = count + per_window[window], window
         return since
 
-    async def sweep(self) -> None:
-        """Test embeddings against their references, and forget windows that are too old.
-
-        The work of a minute or less; every gateway on a database may do it.
-        """
-        now = self._clock()
-        of = drift_sketches.c
+    async def forget_old(self) -> None:
+        """Delete windows that are too old; every gateway on a database may do it."""
+        too_old = drift_sketches.c.window < self._clock() - self.rules.keep_days * 86_400
         async with self._db.write() as connection:
-            too_old = of.window < now - self.rules.keep_days * 86_400
             await connection.execute(delete(drift_sketches).where(too_old))
-        tenants = select(of.tenant_id).where(of.kind == "embedding", of.window > now - LOOK_BACK_S)
-        for row in await self._db.rows(tenants.distinct()):
-            await self._test_embeddings(row["tenant_id"])
 
-    async def _test_embeddings(self, tenant_id: str) -> None:
-        from app.monitoring.drift_verdicts import compare_embeddings
-
-        for pair in await self.pairs(tenant_id):
-            if pair.kind != "embedding" or pair.reference is None:
-                continue
-            tested = await asyncio.to_thread(compare_embeddings, pair, self.rules)
-            if tested is None:
-                continue
-            insert = self._db.insert(drift_embeddings).values(
-                tenant_id=tenant_id,
-                feature=pair.feature,
-                version=tested.version,
-                until=pair.until,
-                count=tested.count,
-                value=tested.value,
-                p=tested.p,
-                at=self._clock(),
-            )
-            given = insert.excluded
-            upsert = insert.on_conflict_do_update(
-                index_elements=["tenant_id", "feature"],
-                set_={
-                    name: given[name] for name in ("version", "until", "count", "value", "p", "at")
-                },
-            )
-            async with self._db.write() as connection:
-                await connection.execute(upsert)
+    async def _keep(self, tenant_id: str, pair: Pair, tested: Tested) -> None:
+        insert = self._db.insert(drift_embeddings).values(
+            tenant_id=tenant_id,
+            feature=pair.feature,
+            version=tested.version,
+            until=pair.until,
+            count=tested.count,
+            value=tested.value,
+            p=tested.p,
+            at=tested.at,
+        )
+        given = insert.excluded
+        upsert = insert.on_conflict_do_update(
+            index_elements=["tenant_id", "feature"],
+            set_={name: given[name] for name in ("version", "until", "count", "value", "p", "at")},
+        )
+        async with self._db.write() as connection:
+            await connection.execute(upsert)
 
 
 def _some(items: Iterable[T]) -> Iterator[list[T]]:

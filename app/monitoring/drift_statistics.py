@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from app.monitoring.sketches import Steps
 
-Correction = Literal["benjamini-hochberg", "none"]
+Correction = Literal["holm", "bonferroni", "benjamini-hochberg", "none"]
 PSI_BINS = 10
 HISTOGRAM_BINS = 20
 LEAST_EXPECTED = 5.0  # of a label, for the chi-square test to hold; rarer ones are put together
@@ -31,10 +31,12 @@ def ks_p(distance: float, a: Steps, b: Steps) -> float:
 
     The error that sketching adds counts as that of a smaller sample: at the middle, a rank of
     ``n`` observations varies by ``0.25 / n``. The limit is taken with Stephens' correction
-    (1970), which is exact enough from 50 values on.
+    (1970), which is exact enough from 50 values on, half a step of the distance lower: two
+    samples have distances that are multiples of one over their counts' least common multiple.
     """
     spread = 1 / a.count + 1 / b.count + 4 * (a.sigma**2 + b.sigma**2)
     root = math.sqrt(1 / spread)
+    distance -= 0.5 / math.lcm(a.count, b.count)
     scaled = (root + 0.12 + 0.11 / root) * distance
     if scaled < 0.2:
         return 1.0
@@ -110,17 +112,26 @@ def _chi_square_tail(x: float, freedom: int) -> float:
 
 
 def corrected(ps: Sequence[float], how: Correction) -> list[float]:
-    """p-values of one report corrected for their number (Benjamini, Hochberg 1995).
+    """p-values of one report corrected for their number, in the order given.
 
-    Where what is at most alpha is called drift, at most that share of the calls is false.
+    What is then at most alpha is called drift. With ``bonferroni`` (Dunn 1961) and ``holm``
+    (Holm 1979, never less powerful) a report has a false call with a chance of at most alpha,
+    whatever its features have in common; with ``benjamini-hochberg`` (1995) at most that share
+    of the calls is false, so that each drift found lets more through.
     """
     if how == "none" or not ps:
         return list(ps)
-    order = np.argsort(ps)
-    scaled = np.asarray(ps)[order] * len(ps) / np.arange(1, len(ps) + 1)
-    least = np.minimum.accumulate(scaled[::-1])[::-1]
+    order = np.argsort(ps, kind="stable")
+    least_first = np.asarray(ps, float)[order]
+    if how == "bonferroni":
+        adjusted = least_first * len(ps)
+    elif how == "holm":
+        adjusted = np.maximum.accumulate(least_first * np.arange(len(ps), 0, -1))
+    else:
+        scaled = least_first * len(ps) / np.arange(1, len(ps) + 1)
+        adjusted = np.minimum.accumulate(scaled[::-1])[::-1]
     found = np.empty(len(ps))
-    found[order] = np.minimum(least, 1.0)
+    found[order] = np.minimum(adjusted, 1.0)
     return [float(p) for p in found]
 
 

@@ -29,7 +29,7 @@ class Rules:
     """
 
     alpha: float = 0.05
-    correction: Correction = "benjamini-hochberg"
+    correction: Correction = "holm"
     ks: float = 0.1
     psi: float = 0.2
     shares: float = 0.2
@@ -56,12 +56,13 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """What the job found of an embedding."""
+    """What the newest test of an embedding found."""
 
-    version: int
+    version: int  # of the reference
     count: int
     value: float
     p: float
+    at: float  # Unix seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ class Drift:
     psi_threshold: float | None
     p: float | None
     p_corrected: float | None
+    correction: Correction
     alpha: float
     drifted: bool
     histogram: Histogram | None
@@ -106,8 +108,6 @@ class Drift:
 
 def judge(pairs: Sequence[Pair], tested: dict[str, Tested], rules: Rules) -> list[Drift]:
     """Judge all features of a tenant together; blocking, about a millisecond each."""
-    from app.monitoring.drift_statistics import corrected
-
     measured = []
     for pair in pairs:
         if pair.kind == "number":
@@ -116,17 +116,26 @@ def judge(pairs: Sequence[Pair], tested: dict[str, Tested], rules: Rules) -> lis
             measured.append(_category(pair, rules))
         else:
             measured += _embedding(pair, tested.get(pair.feature), rules)
-    ps = corrected([d.p for d in measured if d.p is not None], rules.correction)
-    left = iter(ps)
-    return [d if d.p is None else _decided(d, next(left)) for d in measured]
+    return decide(measured, rules.correction)
 
 
-def _decided(drift: Drift, p: float) -> Drift:
+def decide(measured: Sequence[Drift], correction: Correction) -> list[Drift]:
+    """Correct the p-values of one report for their number, and call drift by them."""
+    from app.monitoring.drift_statistics import corrected
+
+    left = iter(corrected([d.p for d in measured if d.p is not None], correction))
+    return [
+        replace(d, correction=correction) if d.p is None else _decided(d, next(left), correction)
+        for d in measured
+    ]
+
+
+def _decided(drift: Drift, p: float, correction: Correction) -> Drift:
     assert drift.value is not None
     large = drift.value >= drift.threshold
     if drift.psi is not None and drift.psi_threshold is not None:
         large = large or drift.psi >= drift.psi_threshold
-    return replace(drift, p_corrected=p, drifted=large and p <= drift.alpha)
+    return replace(drift, p_corrected=p, correction=correction, drifted=large and p <= drift.alpha)
 
 
 def _undecided(pair: Pair, count: int, test: Test, threshold: float, rules: Rules) -> Drift:
@@ -145,6 +154,7 @@ def _undecided(pair: Pair, count: int, test: Test, threshold: float, rules: Rule
         psi_threshold=None if test == "mmd" else rules.psi,
         p=None,
         p_corrected=None,
+        correction=rules.correction,
         alpha=rules.alpha,
         drifted=False,
         histogram=None,
@@ -235,7 +245,7 @@ def _category(pair: Pair, rules: Rules) -> Drift:
 
 
 def _embedding(pair: Pair, tested: Tested | None, rules: Rules) -> list[Drift]:
-    """The distances to the reference's centroid, and what the job found of the whole."""
+    """The distances to the reference's centroid, and what the test of the whole found."""
     import numpy as np
 
     from app.monitoring.sketches import Steps
@@ -255,7 +265,7 @@ def _embedding(pair: Pair, tested: Tested | None, rules: Rules) -> list[Drift]:
     return [whole, apart]
 
 
-def compare_embeddings(pair: Pair, rules: Rules) -> Tested | None:
+def compare_embeddings(pair: Pair, rules: Rules, at: float) -> Tested | None:
     """Test a pair of samples; None where either has too few. Blocking, about 0.1 s."""
     from app.monitoring.drift_statistics import mmd
 
@@ -265,4 +275,4 @@ def compare_embeddings(pair: Pair, rules: Rules) -> Tested | None:
     if min(current.count, reference.count) < rules.min_count:
         return None
     value, p = mmd(reference.points(), current.points())
-    return Tested(pair.reference.version, current.count, value, p)
+    return Tested(pair.reference.version, current.count, value, p, at)

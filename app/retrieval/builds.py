@@ -135,7 +135,9 @@ class Builds:
                     code="build_under_way",
                 )
             await connection.execute(insert(index_builds).values(**_row(build)))
-        await self._submit(call, build, job_id, activate)
+            job = _job(call, build, job_id, activate)
+            await self._jobs.record(connection, job)  # with the build: neither is without the other
+        await self._jobs.enqueue(job)
         return build
 
     async def activate(
@@ -159,8 +161,12 @@ class Builds:
         if build.searched:
             return build
         job_id = job_id or new_id("job_")
-        await self._set(build, job_id=job_id, error=None)
-        await self._submit(call, build, job_id, True)
+        job = _job(call, build, job_id, True)
+        async with self._db.write() as connection:
+            values = update(index_builds).where(_is(build))
+            await connection.execute(values.values(job_id=job_id, error=None))
+            await self._jobs.record(connection, job)
+        await self._jobs.enqueue(job)
         return replace(build, job_id=job_id, error=None)
 
     async def fall_back(self, call: Call, store_id: str, job_id: str | None = None) -> Build:
@@ -180,15 +186,6 @@ class Builds:
                 code="no_earlier_build",
             )
         return await self.activate(call, store_id, before[-1].id, job_id)
-
-    async def _submit(self, call: Call, build: Build, job_id: str, activate: bool) -> None:
-        args = {
-            "store_id": build.vector_store_id,
-            "build": build.id,
-            "activate": activate,
-            "subject": call.principal.subject,
-        }
-        await self._jobs.submit(call.tenant_id, KIND, args, job_id)
 
     async def get(self, tenant_id: str, store_id: str, build_id: str) -> Build:
         """Raises NotFound for an unknown id, or another tenant's."""
@@ -364,6 +361,16 @@ class Builds:
 def _is(build: Build) -> Any:
     table = index_builds.c
     return (table.vector_store_id == build.vector_store_id) & (table.id == build.id)
+
+
+def _job(call: Call, build: Build, job_id: str, activate: bool) -> Job:
+    args = {
+        "store_id": build.vector_store_id,
+        "build": build.id,
+        "activate": activate,
+        "subject": call.principal.subject,
+    }
+    return Job(job_id, call.tenant_id, KIND, args)
 
 
 def _row(build: Build) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import Conflict, NotFound, OstiaryError
 from app.ids import new_id
@@ -211,26 +212,33 @@ class Jobs:
         A caller that recorded a ``job_id`` of its own may submit it again after a crash: the
         same id is one job.
         """
-        job_id = job_id or new_id("job_")
-        now = time.time()
+        job = Job(job_id or new_id("job_"), tenant_id, kind, args)
         async with self._db.write() as connection:
-            await connection.execute(
-                self._db.insert(jobs)
-                .values(
-                    id=job_id,
-                    tenant_id=tenant_id,
-                    kind=kind,
-                    status="queued",
-                    done=0,
-                    total=len(self._kinds[kind]),
-                    created_at=now,
-                    updated_at=now,
-                    result={"args": args},
-                )
-                .on_conflict_do_nothing()
+            await self.record(connection, job)
+        await self.enqueue(job)
+        return job.id
+
+    async def record(self, connection: AsyncConnection, job: Job) -> None:
+        """Record a job in its caller's transaction, who hands it over with :meth:`enqueue` then.
+
+        A job that a crash left in between is begun at the next start.
+        """
+        now = time.time()
+        await connection.execute(
+            self._db.insert(jobs)
+            .values(
+                id=job.id,
+                tenant_id=job.tenant_id,
+                kind=job.kind,
+                status="queued",
+                done=0,
+                total=len(self._kinds[job.kind]),
+                created_at=now,
+                updated_at=now,
+                result={"args": job.args},
             )
-        await self.enqueue(Job(job_id, tenant_id, kind, args))
-        return job_id
+            .on_conflict_do_nothing()
+        )
 
     async def enqueue(self, job: Job) -> None:
         """Hand a recorded job to DBOS; again for the same id changes nothing."""

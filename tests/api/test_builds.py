@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
+from http.client import HTTPException
 from typing import Any
 
 import pytest
@@ -76,6 +78,31 @@ def test_a_store_moves_to_milvus_and_another_model_and_back(store: Store, own: G
     deleted = store.ok("DELETE", f"{builds}/{build['id']}")
     assert deleted["deleted"] is True
     assert [b["id"] for b in store.ok("GET", builds)["data"]] == ["original"]
+
+
+def test_a_kill_as_a_build_begins_leaves_both_it_and_its_job_or_neither(
+    store: Store, own: Gateway
+) -> None:
+    builds = f"/v1/vector_stores/{store.id}/builds"
+
+    def die_at(method: str) -> None:
+        own.module, own.env["DIES_AT"] = "tests.api.dies_at", method
+        own.start()
+        with pytest.raises((OSError, HTTPException)):
+            send(own, "POST", builds, {"embedding_model": "other"})
+        assert own.process is not None and own.process.wait(20) == -signal.SIGKILL
+
+    own.stop()
+    try:
+        die_at("record")  # the build's row is written, its job's not: nothing is committed
+        die_at("enqueue")  # both are committed, and nobody runs the job
+    finally:
+        own.module = Gateway.module
+        own.start()
+    (first, build) = store.ok("GET", builds)["data"]  # none of the first kill's
+    assert (first["id"], build["embedding_model"]) == ("original", "other")
+    assert ready(store, build)["searched"]
+    assert store.ok("DELETE", f"{builds}/original")["deleted"]
 
 
 def test_both_models_are_served(own: Gateway) -> None:

@@ -11,6 +11,7 @@ from app.alerting import alert_sources
 from app.gateway.budgets import Budgets
 from app.monitoring.alerts import Alert, Source
 from app.monitoring.drift import DriftMonitor
+from app.monitoring.drift_looks import DriftLooks
 from app.monitoring.drift_verdicts import Rules
 from app.retrieval.connectors.schedule import Schedule
 from app.store.db import Database
@@ -29,7 +30,7 @@ async def sources(
 ) -> AsyncIterator[tuple[DriftMonitor, Mapping[str, Source]]]:
     monitor = DriftMonitor(incident_db)
     schedule = Schedule(incident_db, Jobs(incident_db, "", "local"))
-    yield monitor, alert_sources(monitor, schedule, Budgets(incident_db))
+    yield monitor, alert_sources(DriftLooks(monitor), schedule, Budgets(incident_db), 0.0)
     async with incident_db.write() as connection:
         for table in (drift_sketches, drift_frozen, connectors, vector_stores):
             await connection.execute(delete(table))
@@ -41,9 +42,8 @@ async def test_a_feature_that_drifts_is_an_alert_of_its_tenant(
 ) -> None:
     now = 7_200.0
     monitor = DriftMonitor(incident_db, Rules(reference_count=200), clock=lambda: now)
-    found = alert_sources(
-        monitor, Schedule(incident_db, Jobs(incident_db, "", "local")), Budgets(incident_db)
-    )
+    schedule = Schedule(incident_db, Jobs(incident_db, "", "local"))
+    found = alert_sources(DriftLooks(monitor), schedule, Budgets(incident_db), 0.0)
     for hour, latency_s in ((2, 0.1), (200, 9.9)):
         now = hour * 3_600.0
         for _ in range(200):

@@ -71,7 +71,7 @@ async def test_what_changed_is_told_and_what_did_not_is_not(house: House) -> Non
     house.feed(400, 1.0, declined=0.12)
     await house.report()
     house.now += 120  # the first hour has ended for every gateway
-    await house.one.sweep()
+    await house.one.look("t")
     found = await house.report()
     assert {name for name, d in found.items() if d.drifted} == {
         "score",
@@ -91,6 +91,7 @@ async def test_what_changed_is_told_and_what_did_not_is_not(house: House) -> Non
     for side in (of_numbers.window, of_numbers.reference):
         assert sum(side) == pytest.approx(1)
     assert not found["latency_s"].drifted
+    assert {d.correction for d in found.values()} == {"holm"}
     assert all(d.p is not None and d.p_corrected is not None for d in found.values())
     assert all((d.p_corrected or 0) >= 0.999 * (d.p or 0) for d in found.values())
 
@@ -116,7 +117,7 @@ async def test_the_first_reference_stays_when_its_windows_are_forgotten(house: H
     await house.report()
     await house.pass_on(hours=24 * 31)
     house.feed(200, 1.0)
-    await house.one.sweep()
+    await house.one.forget_old()
     found = (await house.report())["score"]
     assert (found.reference, found.reference_count, found.drifted) == (0, 400, True)
 

@@ -134,11 +134,12 @@ def test_a_merged_sample_is_uniform_over_all_that_was_seen() -> None:
 
 def test_ks_p_is_scipys_for_exact_steps() -> None:
     draw = np.random.default_rng(3)
-    for shift in (0.0, 0.1, 0.3):
-        a, b = draw.normal(size=400), draw.normal(shift, size=300)
-        told = stats.ks_2samp(a, b, method="asymp")
-        p = ks_p(told.statistic, Steps.of(a), Steps.of(b))
-        assert p == pytest.approx(told.pvalue, rel=0.25, abs=0.02)
+    for n, m in ((400, 300), (500, 250), (300, 300), (601, 150)):
+        for shift in (0.0, 0.1, 0.2, 0.3):
+            a, b = draw.normal(size=n), draw.normal(shift, size=m)
+            told = stats.ks_2samp(a, b, method="exact")
+            p = ks_p(told.statistic, Steps.of(a), Steps.of(b))
+            assert p == pytest.approx(told.pvalue, rel=0.05, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -150,13 +151,30 @@ def test_chi_square_p_is_scipys(before: tuple[int, ...], now: tuple[int, ...]) -
     assert chi_square_p(np.array(before, float), np.array(now, float)) == pytest.approx(told.pvalue)
 
 
-def test_corrected_p_values_are_those_of_benjamini_and_hochberg() -> None:
-    ps = [0.001, 0.04, 0.03, 0.9, 0.02, 0.5]
-    assert corrected(ps, "benjamini-hochberg") == pytest.approx(
-        list(stats.false_discovery_control(ps))
-    )
+P_VALUES = st.lists(st.floats(0, 1), max_size=60)
+
+
+def by_definition(ps: list[float], alpha: float) -> list[bool]:
+    """What Holm's procedure rejects, step by step."""
+    rejected = [False] * len(ps)
+    for step, place in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        if ps[place] * (len(ps) - step) > alpha:
+            break
+        rejected[place] = True
+    return rejected
+
+
+@given(P_VALUES, st.floats(0.001, 0.2))
+def test_corrected_p_values_reject_what_their_procedures_do(ps: list[float], alpha: float) -> None:
     assert corrected(ps, "none") == ps
-    assert corrected([], "benjamini-hochberg") == []
+    assert corrected(ps, "bonferroni") == [min(1.0, p * len(ps)) for p in ps]
+    holm = corrected(ps, "holm")
+    assert [p <= alpha for p in holm] == by_definition(ps, alpha)
+    false_discovery = corrected(ps, "benjamini-hochberg")
+    assert false_discovery == pytest.approx(list(stats.false_discovery_control(ps)) if ps else [])
+    strictest_first = (corrected(ps, "bonferroni"), holm, false_discovery, ps)
+    for row in zip(*strictest_first, strict=True):
+        assert list(row) == pytest.approx(sorted(row, reverse=True))
 
 
 def test_distances_of_equal_distributions_are_nothing_and_of_others_what_they_should_be() -> None:
