@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 from app.errors import GuardrailViolation
@@ -22,12 +22,12 @@ from app.guardrails.closed import failing_closed
 from app.guardrails.detection import INLINE_CHARS, count_actions, find_by_policy, is_light
 from app.guardrails.dry_run import DryRun, Tally
 from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
-from app.guardrails.findings import Finding, exchanged, replaced
+from app.guardrails.findings import Finding, replaced
 from app.guardrails.operators import operate
 from app.guardrails.pii import PiiDetector
 from app.guardrails.policy import Place, Policy
-from app.guardrails.pseudonyms import Pseudonyms, Stand
-from app.guardrails.rehearsal import Check, rehearse_checks
+from app.guardrails.pseudonyms import Pseudonyms, Stand, standing
+from app.guardrails.rehearsal import Rehearsed, rehearse_checks
 from app.guardrails.replies import ReplyScreen
 from app.guardrails.restoring import Cover, apart_from_covered
 from app.guardrails.streaming import StreamScreen, TriedStream
@@ -37,15 +37,6 @@ from app.monitoring.stages import Stage, stage, took
 from app.pools import Pool
 
 _PARTS: dict[Direction, Stage] = {"input": "screen_input", "output": "screen_output"}
-
-
-@dataclass(frozen=True, slots=True)
-class Rehearsed:
-    """What would be done to a text: what it would become, None where it would be refused."""
-
-    text: str | None
-    findings: list[Finding]
-    checks: list[Check] = field(default_factory=list)  # of answers as a whole
 
 
 class Guardrails:
@@ -219,7 +210,7 @@ class Guardrails:
             for stand in of:
                 if text[stand.start : stand.end] not in before:
                     call.record_finding(stand.entity, "pseudonymize", 1, "input")
-        return [_standing(text, of) for text, of in zip(texts, stands, strict=True)]
+        return [standing(text, of) for text, of in zip(texts, stands, strict=True)]
 
     def _pseudonyms(self, call: Call) -> Pseudonyms:
         """Those of the call; of no conversation, the same for all that the tenant sends."""
@@ -377,7 +368,7 @@ class Guardrails:
                 by = operate(policy.operator(f.entity, "input"), f, text[f.start : f.end], tokens)
                 stands = [s for s in stands if s.end <= f.start or f.end <= s.start]
                 stands.append(Stand(f.entity, f.start, f.end, by))
-            changed.append(_standing(text, stands))
+            changed.append(standing(text, stands))
         return changed
 
     def _changed(
@@ -501,10 +492,3 @@ class Guardrails:
             found = await self._pool.run(call.timed("guardrails", look))
         call.mark_screened("input")
         return found
-
-
-def _standing(text: str, stands: Sequence[Stand]) -> str:
-    """A text with what stands in the place of its values."""
-    places = sorted(stands, key=lambda s: s.start)
-    findings = [Finding(s.entity, s.start, s.end, 1.0) for s in places]
-    return exchanged(text, findings, [s.by for s in places])[0]
