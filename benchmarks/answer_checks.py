@@ -3,7 +3,8 @@
     python -m benchmarks.answer_checks
 
 The sets are `benchmarks/checked/{topics,grounded}.json`, written for this, each in two halves: the
-threshold of topics and the weights of groundedness were chosen on the dev half alone. A topic is
+weights and the threshold of topics were chosen on the dev half and on five more topics
+(`topics_tuning.json`), the weights of groundedness on the dev half alone. A topic is
 denied where its score reaches the default threshold; the harmless sentences look like the topic,
 and those of the other topics should not be found either. A sentence of an answer is kept where
 its score is 0.5 or more; the false ones change a number, a name or who does what, deny, or invent.
@@ -44,7 +45,13 @@ def _read(name: str) -> dict[str, Any]:
 
 async def topic_rates(topics: Topics) -> list[tuple[str, str, str, str]]:
     """Of each half: how many sentences on, near and beside each topic are found."""
-    told = _read("topics")
+    rows = await _rates(topics, _read("topics_tuning"), ["tuning"])
+    return rows + await _rates(topics, _read("topics"), SPLITS)
+
+
+async def _rates(
+    topics: Topics, told: dict[str, Any], splits: Sequence[str]
+) -> list[tuple[str, str, str, str]]:
     wanted = {
         name: Topic(name=name, examples=t["examples"], allowed=t["allowed"], output="block")
         for name, t in told.items()
@@ -54,7 +61,7 @@ async def topic_rates(topics: Topics) -> list[tuple[str, str, str, str]]:
         return sum([bool(await topics.find([topic], text)) for text in texts])
 
     rows = []
-    for split in SPLITS:
+    for split in splits:
         hits, alarms, others, beside = 0, 0, 0, 0
         for name, topic in wanted.items():
             hits += await found(topic, told[name][split]["denied"])

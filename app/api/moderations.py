@@ -12,9 +12,12 @@ from app.api.common import ERRORS
 from app.errors import BadRequest, NotFound
 from app.gateway.call import Call
 from app.gateway.corridor import GovernedRoute, Scope
+from app.guardrails.demands import CheckAction
 from app.guardrails.entities import ATTACK_ENTITIES
 from app.guardrails.findings import Finding
+from app.guardrails.moderation import actions_of, judge_topics, topics_judged
 from app.guardrails.policy import ACTIONS, Action
+from app.guardrails.topics import OnTopic
 from app.ids import new_id
 from app.llm.openai_types import ModerationRequest
 
@@ -46,11 +49,23 @@ NOT_JUDGED = (
 )
 
 
+LEAST_OF_TOPIC = 0.0001  # a topic is found from its own min_score on, which may be below 0
+# mildest first, of values and of topics
+ORDER: tuple[Action | CheckAction, ...] = (
+    "allow",
+    "flag",
+    "annotate",
+    *ACTIONS[2:-1],
+    "retry",
+    "block",
+)
+
+
 class Enforcement(BaseModel):
     """What the gateway does with such a text: the strictest of what it does both ways."""
 
     policy: str
-    action: Action
+    action: Action | CheckAction
 
 
 class ModerationResult(BaseModel):
@@ -83,10 +98,12 @@ async def create_moderation(request: Request, call: Use, body: ModerationRequest
     texts = _texts(body)
     call.features["input_length"] = float(sum(map(len, texts)))
     found = await guardrails.judge(call, texts)
+    topics = await judge_topics(guardrails, call, texts)
+    policy = guardrails.policy_of(call)
     return Moderation(
         id=new_id("modr-"),
         model=MODEL,
-        results=[_result(guardrails.policy_of(call), findings) for findings in found],
+        results=[_result(policy, *of) for of in zip(found, topics, strict=True)],
     )
 
 
@@ -111,15 +128,21 @@ def _category(entity: str) -> str:
     return f"{kind}/{entity.lower()}"
 
 
-def _result(policy: Policy, findings: Sequence[Finding]) -> ModerationResult:
+def _result(
+    policy: Policy, findings: Sequence[Finding], topics: Sequence[OnTopic]
+) -> ModerationResult:
     judged = sorted(policy.watched("input") | policy.watched("output"))
     scores = {_category(entity): 0.0 for entity in judged}
-    actions: list[Action] = ["allow"]
+    scores |= {f"topic/{topic.name}": 0.0 for topic in topics_judged(policy)}
+    actions: list[Action | CheckAction] = ["allow"]
     for finding in findings:
         name = _category(finding.entity)
         scores[name] = max(scores[name], round(finding.score, 4))
         actions += [policy.action(finding.entity, way) for way in ("input", "output")]
-    action = max(actions, key=ACTIONS.index)
+    for hit in topics:
+        scores[f"topic/{hit.topic.name}"] = min(1.0, max(hit.score, LEAST_OF_TOPIC))
+        actions += actions_of(hit.topic)
+    action = max(actions, key=ORDER.index)
     nothing = dict.fromkeys(NOT_JUDGED)
     return ModerationResult(
         flagged=action != "allow",

@@ -20,7 +20,7 @@ from app.guardrails.policy import Action
 if TYPE_CHECKING:
     from app.guardrails.library import Library, Version
     from app.guardrails.policy import Policy, Rule
-    from app.guardrails.service import Rehearsed
+    from app.guardrails.rehearsal import Rehearsed
     from app.services import Services
 
 router = APIRouter(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from app.gateway.limits import Window
     from app.guardrails.assignments import Choice
+    from app.guardrails.attacks import OwnPrompt
     from app.guardrails.dry_run import DryRun
     from app.guardrails.notes import Notes
     from app.guardrails.pseudonyms import Pseudonyms
@@ -182,6 +183,8 @@ class Call:
     conversation: str | None = None  # as the caller named it
     pseudonyms: Pseudonyms | None = None  # what stands for its values where a model reads
     notes: Notes | None = None  # of the checks of its answer
+    own_prompt: OwnPrompt | None = None  # told to its model in confidence
+    structured: bool = False  # its reply is JSON
     lineage: dict[str, Any] = field(default_factory=dict)  # stores searched, passages used …
     # observed for drift: numbers, categories (text), and yes or no
     features: dict[str, float | str | bool] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.gateway.call import Direction
+from app.guardrails.attacks import IN_REPLIES
 from app.guardrails.catalogue import CATALOGUE, SETS
 from app.guardrails.custom import CustomRecognizer
 from app.guardrails.demands import Demands
@@ -30,6 +31,8 @@ ACTIONS: tuple[Action, ...] = (
     "encrypt",
     "block",
 )  # mildest first
+# where a text stands; in passages of documents, which go out as output, other things are attacks
+Place = Literal["input", "output", "passages"]
 KNOWN = PATTERN_ENTITIES | NER_ENTITIES | CATALOGUE | ATTACK_ENTITIES
 LEAST_OF_ATTACKS = 0.5  # the score from which on docs/attacks.md tells how well they are found
 SHIPPED = Path(__file__).parent / "policies"
@@ -42,8 +45,8 @@ class PolicyError(ValueError):
 class Rule(BaseModel):
     """What is done with the values of one entity type, or of all of a set.
 
-    ``passages`` is for attacks, which are looked for in what comes in: texts of the caller, and
-    passages of documents. ``replacement`` is what "replace" puts in a value's place.
+    ``passages`` is for attacks in passages of documents; ``output`` of attacks is for replies of
+    models. ``replacement`` is what "replace" puts in a value's place.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -97,8 +100,10 @@ class Policy(Demands, BaseModel):
             raise ValueError(f"unknown set {unset[0]}; known are {', '.join(SETS)}")
         for entity, rule in self.rules.items():
             attack = entity in ATTACK_ENTITIES
-            if attack and rule.output != "allow":
-                raise ValueError(f"{entity}: attacks are looked for in input and passages")
+            if attack and rule.output != "allow" and entity not in IN_REPLIES:
+                raise ValueError(
+                    f"{entity}: it is looked for in input and passages; a reply may instruct"
+                )
             if not attack and rule.passages != "allow":
                 raise ValueError(f"{entity}: passages are screened as output; say it there")
         idle = sorted({r.entity for r in self.recognizers} - set(self.rules))
@@ -118,23 +123,28 @@ class Policy(Demands, BaseModel):
         return tuple(found for r in self.recognizers for found in r.recognizers)
 
     @cached_property
-    def _watched(self) -> dict[Direction, frozenset[str]]:
+    def _watched(self) -> dict[Place, frozenset[str]]:
         return {
-            "input": frozenset(e for e, r in self.rules.items() if r.input != "allow"),
-            "output": frozenset(e for e, r in self.rules.items() if r.output != "allow"),
+            place: frozenset(e for e in self.rules if self.action(e, place) != "allow")
+            for place in get_args(Place)
         }
 
     @cached_property
-    def watched_in_passages(self) -> frozenset[str]:
+    def attacks_in_passages(self) -> frozenset[str]:
         """The attacks that something is done about in passages of documents."""
-        return frozenset(e for e, r in self.rules.items() if r.passages != "allow")
+        return self._watched["passages"] & ATTACK_ENTITIES
 
     @cached_property
-    def flagged(self) -> dict[Direction, frozenset[str]]:
+    def attacks_in_replies(self) -> frozenset[str]:
+        """The attacks that something is done about in what a model says."""
+        return self._watched["output"] & ATTACK_ENTITIES
+
+    @cached_property
+    def flagged(self) -> dict[Place, frozenset[str]]:
         """The entity types that are told and left as they are."""
         return {
-            way: frozenset(e for e in self.rules if self.action(e, way) == "flag")
-            for way in get_args(Direction)
+            place: frozenset(e for e in self.rules if self.action(e, place) == "flag")
+            for place in get_args(Place)
         }
 
     @cached_property
@@ -142,9 +152,9 @@ class Policy(Demands, BaseModel):
         """The entity types for whose values a model reads surrogates."""
         return frozenset(e for e, r in self.rules.items() if r.input == "pseudonymize")
 
-    def watched(self, direction: Direction) -> frozenset[str]:
+    def watched(self, place: Place) -> frozenset[str]:
         """The entity types that something is done about."""
-        return self._watched[direction]
+        return self._watched[place]
 
     def needs_ner(self, direction: Direction) -> bool:
         """Whether the direction watches a type that only the language model finds."""
@@ -159,16 +169,17 @@ class Policy(Demands, BaseModel):
         """What is done with values of ``entity``."""
         return self.rules.get(entity, _ALLOW)
 
-    def action(self, entity: str, direction: Direction) -> Action:
+    def action(self, entity: str, place: Place) -> Action:
         """What to do with a value of ``entity``."""
         rule = self.rule(entity)
-        if direction == "input":
+        if place == "input":
             return rule.input
-        return rule.passages if entity in ATTACK_ENTITIES else rule.output
+        in_passages = place == "passages" and entity in ATTACK_ENTITIES
+        return rule.passages if in_passages else rule.output
 
-    def operator(self, entity: str, direction: Direction) -> Operator:
+    def operator(self, entity: str, place: Place) -> Operator:
         """What stands in the place of a value."""
-        action = self.action(entity, direction)
+        action = self.action(entity, place)
         if action == "replace":
             return Replace(new_value=self.rule(entity).replacement)
         return _OPERATORS.get(action, _LABEL)

@@ -13,7 +13,7 @@ import orjson
 
 from app.errors import Unavailable
 from app.guardrails import surrogates as forms
-from app.guardrails.findings import Finding
+from app.guardrails.findings import Finding, exchanged
 from app.guardrails.restoring import Cover, Phrases, Surrogates, restored
 from app.guardrails.tokens import Tokens
 
@@ -298,3 +298,10 @@ def _unquoted(text: str) -> str:
         return str(json.loads(f'"{text}"'))
     except ValueError:
         return text
+
+
+def standing(text: str, stands: Sequence[Stand]) -> str:
+    """A text with what stands in the place of its values."""
+    places = sorted(stands, key=lambda s: s.start)
+    findings = [Finding(s.entity, s.start, s.end, 1.0) for s in places]
+    return exchanged(text, findings, [s.by for s in places])[0]

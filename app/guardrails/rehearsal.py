@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.gateway.call import Direction
 from app.guardrails.demands import DENIED_TOPIC, DISCLAIMER, INVALID_JSON, CheckAction
+from app.guardrails.findings import Finding
 from app.guardrails.json_answers import ANY_SCHEMA, json_fault
 from app.guardrails.policy import Policy
 from app.guardrails.topics import Topics
@@ -20,6 +21,15 @@ class Check:
     start: int
     end: int
     score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What would be done to a text: what it would become, None where it would be refused."""
+
+    text: str | None
+    findings: list[Finding]
+    checks: list[Check] = field(default_factory=list)  # of answers as a whole
 
 
 async def rehearse_checks(

@@ -2,47 +2,41 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
-from app.errors import GuardrailViolation, OstiaryError, Unavailable
+from app.errors import GuardrailViolation
 from app.gateway.call import Call, Direction
-from app.guardrails.attacks import ATTACK_ENTITIES, find_attacks
+from app.guardrails.attacks import (
+    ATTACK_ENTITIES,
+    OwnPrompt,
+    find_attacks,
+)
+from app.guardrails.attacks.replies import find_in_reply
+from app.guardrails.attacks.rules import LEAK
+from app.guardrails.attacks.stretches import Stretch
+from app.guardrails.closed import failing_closed
+from app.guardrails.detection import INLINE_CHARS, count_actions, find_by_policy, is_light
 from app.guardrails.dry_run import DryRun, Tally
 from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
-from app.guardrails.findings import Finding, exchanged, replaced, without_overlaps
+from app.guardrails.findings import Finding, replaced
 from app.guardrails.operators import operate
 from app.guardrails.pii import PiiDetector
-from app.guardrails.policy import Policy
-from app.guardrails.pseudonyms import Pseudonyms, Stand
-from app.guardrails.rehearsal import Check, rehearse_checks
+from app.guardrails.policy import Place, Policy
+from app.guardrails.pseudonyms import Pseudonyms, Stand, standing
+from app.guardrails.rehearsal import Rehearsed, rehearse_checks
+from app.guardrails.replies import ReplyScreen
 from app.guardrails.restoring import Cover, apart_from_covered
-from app.guardrails.segments import suspicion
 from app.guardrails.streaming import StreamScreen, TriedStream
 from app.guardrails.tokens import Tokens
 from app.guardrails.topics import Topics
 from app.monitoring.stages import Stage, stage, took
 from app.pools import Pool
 
-log = logging.getLogger("ostiary.guardrails")
-INLINE_CHARS = 8_192  # patterns in so little text take less than a thread switch is worth,
-INLINE_SIGNS = 40  # unless it is full of what values are made of; a phone number has two or three
 _PARTS: dict[Direction, Stage] = {"input": "screen_input", "output": "screen_output"}
-INLINE_ANYWAY = 200  # characters hold few enough
-
-
-@dataclass(frozen=True, slots=True)
-class Rehearsed:
-    """What would be done to a text: what it would become, None where it would be refused."""
-
-    text: str | None
-    findings: list[Finding]
-    checks: list[Check] = field(default_factory=list)  # of answers as a whole
 
 
 class Guardrails:
@@ -65,6 +59,7 @@ class Guardrails:
         self._policy = policy
         self._detector, self._pool, self._keep, self._key = detector, pool, keep, key
         self._beside = beside or pool
+        self._find = partial(find_by_policy, detector)
         self.topics = Topics(lambda: None)
 
     def tokens(self, call: Call) -> Tokens:
@@ -89,6 +84,24 @@ class Guardrails:
             whose = f"{call.principal.owner}\0{scope}"
             call.pseudonyms = Pseudonyms(self.tokens(call), whose, structured)
 
+    async def keep_prompt(
+        self, call: Call, texts: Sequence[str], said: Sequence[str], *, structured: bool
+    ) -> None:
+        """Remember what the model is told in confidence, where replies are looked through for it.
+
+        Args:
+            said: the user's own words.
+            structured: the reply is JSON.
+        """
+        call.structured = structured
+        policies = [self.policy_of(call), call.obeys.dry_run if call.obeys else None]
+        if texts and any(LEAK in p.attacks_in_replies for p in policies if p is not None):
+            with failing_closed():
+                if sum(map(len, texts)) > INLINE_CHARS:
+                    call.own_prompt = await self._pool.run(OwnPrompt, texts, said)
+                else:
+                    call.own_prompt = OwnPrompt(texts, said)
+
     def restored(self, call: Call, text: str) -> str:
         """A text of the call's with the values for which surrogates stand."""
         return text if call.pseudonyms is None else call.pseudonyms.restored(text)
@@ -107,7 +120,8 @@ class Guardrails:
         Surrogates in output are restored. The caller's own values are not looked at again.
 
         Args:
-            passages: they are of documents, in which instructions to a model are attacks.
+            passages: they are of documents, in which instructions to a model are attacks; other
+                output is what a model says.
             structured: which of the texts are JSON whatever the reply is.
 
         Raises:
@@ -115,28 +129,30 @@ class Guardrails:
             Unavailable: the guardrails cannot work, so nothing passes.
         """
         policy = self.policy_of(call)
-        watched = _watched(policy, direction, passages)
+        place: Place = "passages" if passages else direction
+        watched = policy.watched(place)
         covers = list[Cover]()
-        if direction == "output" and (own := call.pseudonyms) and not passages:
-            kinds = structured or [False] * len(texts)
+        kinds = structured or [False] * len(texts)
+        if place == "output" and (own := call.pseudonyms):
             covers = [own.cover(structured=kind) for kind in kinds]
             texts = [c.feed(t, final=True) for c, t in zip(covers, texts, strict=True)]
-        detect = call.timed("guardrails", self._detect)
-        part: Stage = "screen_passages" if passages else _PARTS[direction]
-        with stage(call, part, {"ostiary.policy": policy.name}), failing_closed():
-            quick = not policy.by_sentence(direction) and not watched & ATTACK_ENTITIES
-            if quick and _light(texts):
-                found = detect(policy, texts, watched, direction)
-            else:
-                found = await self._pool.run(
-                    detect, policy, texts, watched, direction, passages=passages
-                )
         if (dry_run := self.dry_run(call)) is not None:
             dry_run.see(texts, direction, passages=passages)
+        detect = call.timed("guardrails", self._find)
+        part: Stage = "screen_passages" if passages else _PARTS[direction]
+        with stage(call, part, {"ostiary.policy": policy.name}), failing_closed():
+            if place == "output" and policy.attacks_in_replies:
+                texts = await self._pool.run(self._without_attacks, call, policy, texts, kinds)
+                watched -= ATTACK_ENTITIES
+            quick = not policy.by_sentence(direction) and not watched & ATTACK_ENTITIES
+            if quick and is_light(texts):
+                found = detect(policy, texts, watched, place)
+            else:
+                found = await self._pool.run(detect, policy, texts, watched, place)
         if direction == "input" and (policy.pseudonymized or call.pseudonyms) and any(found):
-            passed = await self._pool.run(self._apply, policy, call, texts, found, direction)
+            passed = await self._pool.run(self._apply, policy, call, texts, found, place)
         else:
-            passed = self._apply(policy, call, texts, found, direction)
+            passed = self._apply(policy, call, texts, found, place)
         if self._keep:
             told = passed
             if direction == "output" and (own := call.pseudonyms):  # documents hold values too
@@ -157,23 +173,24 @@ class Guardrails:
         """
         policy = self.policy_of(call)
         dry_run = self.dry_run(call)
-        if dry_run is not None and dry_run.policy.watched_in_passages:
+        if dry_run is not None and dry_run.policy.attacks_in_passages:
             tried = dry_run.policy
 
             async def look() -> Tally:
-                return _count(tried, await self._beside.run(attacks, tried, self._detect), "output")
+                found = await self._beside.run(attacks, tried, self._find)
+                return count_actions(tried, found, "passages")
 
             dry_run.also(look, texts, "input")
-        if not policy.watched_in_passages:
+        if not policy.attacks_in_passages:
             return list(texts)
 
         def attacks(by: Policy, detect: Callable[..., list[list[Finding]]]) -> list[list[Finding]]:
-            return detect(by, texts, by.watched_in_passages, "output", passages=True)
+            return detect(by, texts, by.attacks_in_passages, "passages")
 
-        detect = call.timed("guardrails", self._detect)
+        detect = call.timed("guardrails", self._find)
         with stage(call, "screen_passages", {"ostiary.policy": policy.name}), failing_closed():
             found = await self._pool.run(attacks, policy, detect)
-        return self._acted(policy, call, texts, found, "output", "input")
+        return self._acted(policy, call, texts, found, "passages", "input")
 
     async def hide(self, call: Call, texts: Sequence[str]) -> list[str]:
         """Texts that may pass, as a model may read them: with surrogates for values.
@@ -185,7 +202,7 @@ class Guardrails:
         if not policy.pseudonymized and not call.pseudonyms:
             return list(texts)
         with failing_closed():
-            found = await self._pool.run(self._detect, policy, texts, policy.pseudonymized, "input")
+            found = await self._pool.run(self._find, policy, texts, policy.pseudonymized, "input")
             own = self._pseudonyms(call)
             before = set(own.stands)
             stands = await self._pool.run(own.hide, texts, found)
@@ -193,7 +210,7 @@ class Guardrails:
             for stand in of:
                 if text[stand.start : stand.end] not in before:
                     call.record_finding(stand.entity, "pseudonymize", 1, "input")
-        return [_standing(text, of) for text, of in zip(texts, stands, strict=True)]
+        return [standing(text, of) for text, of in zip(texts, stands, strict=True)]
 
     def _pseudonyms(self, call: Call) -> Pseudonyms:
         """Those of the call; of no conversation, the same for all that the tenant sends."""
@@ -210,10 +227,10 @@ class Guardrails:
         """
         policy = self.policy_of(call)
         call.mark_screened("output")
-        watched = policy.watched("output")
+        watched = policy.watched("output") - ATTACK_ENTITIES
         own = call.pseudonyms
         cover = own.cover(structured=structured) if own else None
-        detect = call.timed("guardrails", self._detect)
+        detect = call.timed("guardrails", self._find)
 
         def screen(text: str, start: int) -> str:
             began = time.perf_counter()
@@ -227,16 +244,21 @@ class Guardrails:
             return passed if cover is None else cover.reveal(passed)
 
         by_sentence, holds = policy.by_sentence("output"), bool(watched)
+        attacks = None
+        if policy.attacks_in_replies:
+            attacks = self._reply_screen(call, policy, structured=structured, streamed=True)
         spans = self._detector.spans
         if (dry_run := self.dry_run(call)) is None:
-            return StreamScreen(screen, spans, by_sentence, holds=holds, cover=cover)
-        tried = TriedStream(screen, spans, by_sentence, holds=holds, cover=cover)
+            return StreamScreen(
+                screen, spans, by_sentence, holds=holds, cover=cover, attacks=attacks
+            )
+        tried = TriedStream(screen, spans, by_sentence, holds=holds, cover=cover, attacks=attacks)
         tried.take = dry_run.grow("output")
         return tried
 
     async def feed(self, screen: StreamScreen, chunk: str) -> str:
         """Feed a screen of :meth:`stream`; in the pool where sentences are looked through."""
-        if screen.by_sentence:
+        if screen.by_sentence or (screen.attacks and len(chunk) > INLINE_CHARS):
             return await self._pool.run(screen.feed, chunk)
         return screen.feed(chunk)
 
@@ -246,35 +268,38 @@ class Guardrails:
             return await self._pool.run(screen.finish)
         return screen.finish()
 
-    def _detect(
-        self,
-        policy: Policy,
-        texts: Sequence[str],
-        watched: Set[str],
-        direction: Direction,
-        start: int = 0,
-        *,
-        passages: bool = False,
-    ) -> list[list[Finding]]:
-        """What the policy acts on: findings that change the text in order, then those told only."""
-        flagged, attacks = policy.flagged[direction], frozenset(watched & ATTACK_ENTITIES)
-        found = []
-        for text in texts:
-            of = self._detector.detect(
-                text,
-                watched,
-                policy.threshold,
-                start=start,
-                custom=policy.custom,
-                apart=flagged,
-            )
-            if attacks:
-                more = find_attacks(text, attacks, untrusted=passages)
-                of = of + [f for f in more if f.score >= policy.threshold(f.entity)]
-                changing = without_overlaps([f for f in of if f.entity not in flagged])
-                of = changing + [f for f in of if f.entity in flagged]
-            found.append(of)
-        return found
+    def _reply_screen(
+        self, call: Call, policy: Policy, *, structured: bool, streamed: bool = False
+    ) -> ReplyScreen:
+        """What takes attacks out of one text of a reply."""
+        tokens, timed = self.tokens(call), call.timed("guardrails", find_in_reply)
+
+        def find(
+            stretch: Stretch, wanted: frozenset[str], prompt: OwnPrompt | None
+        ) -> list[Finding]:
+            began = time.perf_counter()
+            found = timed(stretch, wanted, prompt)
+            if streamed:
+                took(call, "screen_stream", time.perf_counter() - began)
+            return found
+
+        def note(found: Sequence[Finding]) -> None:
+            self._note(policy, call, [found], "output", "output")
+
+        def put(finding: Finding, value: str) -> str:
+            return operate(policy.operator(finding.entity, "output"), finding, value, tokens)
+
+        return ReplyScreen(
+            policy, call.own_prompt, find, note, put, structured=structured or call.structured
+        )
+
+    def _without_attacks(
+        self, call: Call, policy: Policy, texts: Sequence[str], structured: Sequence[bool]
+    ) -> list[str]:
+        return [
+            self._reply_screen(call, policy, structured=kind).finish(text)
+            for text, kind in zip(texts, structured, strict=True)
+        ]
 
     def _apply(
         self,
@@ -282,8 +307,9 @@ class Guardrails:
         call: Call,
         texts: Sequence[str],
         found: Sequence[list[Finding]],
-        direction: Direction,
+        place: Place,
     ) -> list[str]:
+        direction: Direction = "input" if place == "input" else "output"
         call.mark_screened(direction)
         own = call.pseudonyms
         if direction == "output" and own:  # what the caller said himself is told to him
@@ -291,7 +317,7 @@ class Guardrails:
                 [f for f in apart_from_covered(t, of) if t[f.start : f.end] not in own.stands]
                 for t, of in zip(texts, found, strict=True)
             ]
-        return self._acted(policy, call, texts, found, direction, direction)
+        return self._acted(policy, call, texts, found, place, direction)
 
     def _acted(
         self,
@@ -299,23 +325,33 @@ class Guardrails:
         call: Call,
         texts: Sequence[str],
         found: Sequence[list[Finding]],
-        direction: Direction,
+        place: Place,
         told_as: Direction,
     ) -> list[str]:
-        """The texts as the rules of a direction let them pass; noted as of another."""
+        """The texts as the rules of a place let them pass; noted as of a direction."""
         own = call.pseudonyms
-        if not any(found) and not (direction == "input" and own):
+        if not any(found) and not (place == "input" and own):
             return list(texts)
-        counts = _count(policy, found, direction)
+        self._note(policy, call, found, place, told_as)
+        if place == "input" and (policy.pseudonymized or own):
+            with failing_closed():
+                return self._pseudonymized(policy, call, texts, found)
+        return self._changed(policy, call, texts, found, place)
+
+    def _note(
+        self,
+        policy: Policy,
+        call: Call,
+        found: Sequence[Sequence[Finding]],
+        place: Place,
+        told_as: Direction,
+    ) -> None:
+        counts = count_actions(policy, found, place)
         for (entity, action), count in counts.items():
             call.record_finding(entity, action, count, told_as)
         blocked = {entity: n for (entity, action), n in counts.items() if action == "block"}
         if blocked:
             raise GuardrailViolation(policy.name, told_as, blocked)
-        if direction == "input" and (policy.pseudonymized or own):
-            with failing_closed():
-                return self._pseudonymized(policy, call, texts, found)
-        return self._changed(policy, call, texts, found, direction)
 
     def _pseudonymized(
         self, policy: Policy, call: Call, texts: Sequence[str], found: Sequence[list[Finding]]
@@ -332,7 +368,7 @@ class Guardrails:
                 by = operate(policy.operator(f.entity, "input"), f, text[f.start : f.end], tokens)
                 stands = [s for s in stands if s.end <= f.start or f.end <= s.start]
                 stands.append(Stand(f.entity, f.start, f.end, by))
-            changed.append(_standing(text, stands))
+            changed.append(standing(text, stands))
         return changed
 
     def _changed(
@@ -341,13 +377,13 @@ class Guardrails:
         call: Call,
         texts: Sequence[str],
         found: Sequence[list[Finding]],
-        direction: Direction,
+        place: Place,
     ) -> list[str]:
         """The texts with what the policy puts in the place of findings; those told only stay."""
-        tokens, flagged = self.tokens(call), policy.flagged[direction]
+        tokens, flagged = self.tokens(call), policy.flagged[place]
 
         def put(text: str, finding: Finding) -> str:
-            operator = policy.operator(finding.entity, direction)
+            operator = policy.operator(finding.entity, place)
             return operate(operator, finding, text[finding.start : finding.end], tokens)
 
         return [
@@ -359,17 +395,17 @@ class Guardrails:
         """What tries another policy on the call, from its first text on."""
         policy = None if call.obeys is None else call.obeys.dry_run
         if policy is not None and call.dry_run is None:
-            call.dry_run = DryRun(policy, partial(self._look, policy))
+            call.dry_run = DryRun(policy, partial(self._look, call, policy))
         return call.dry_run
 
     async def _look(
-        self, policy: Policy, texts: Sequence[str], direction: Direction, passages: bool
+        self, call: Call, policy: Policy, texts: Sequence[str], direction: Direction, passages: bool
     ) -> Tally:
-        watched = _watched(policy, direction, passages)
+        place: Place = "passages" if passages else direction
         found = await self._beside.run(
-            self._detect, policy, texts, watched, direction, passages=passages
+            self._find, policy, texts, policy.watched(place), place, 0, call.own_prompt
         )
-        return _count(policy, found, direction)
+        return count_actions(policy, found, place)
 
     async def rehearse(
         self, call: Call, policy: Policy, texts: Sequence[str], direction: Direction
@@ -380,7 +416,7 @@ class Guardrails:
             Unavailable: the guardrails cannot work.
         """
         watched = policy.watched(direction)
-        detect = call.timed("guardrails", self._detect)
+        detect = call.timed("guardrails", self._find)
         with failing_closed():
             found = await self._pool.run(detect, policy, texts, watched, direction)
         if direction == "input" and policy.pseudonymized:
@@ -414,10 +450,16 @@ class Guardrails:
             Unavailable: the guardrails cannot work.
         """
         policy = self.policy_of(call)
-        watched = policy.watched("input") | policy.watched("output")
-        detect = call.timed("guardrails", self._detect)
+        replies = policy.attacks_in_replies - policy.watched("input")
+        watched = (policy.watched("input") | policy.watched("output")) - replies
+
+        def look() -> list[list[Finding]]:
+            either = self._find(policy, texts, watched, "input")
+            told = self._find(policy, texts, replies, "output") if replies else [[]] * len(texts)
+            return [[*one, *other] for one, other in zip(either, told, strict=True)]
+
         with stage(call, "screen_input", {"ostiary.policy": policy.name}), failing_closed():
-            found = await self._pool.run(detect, policy, texts, watched, "input")
+            found = await self._pool.run(call.timed("guardrails", look))
         if (dry_run := self.dry_run(call)) is not None:
             dry_run.see(texts, "input")
         call.mark_screened("input")
@@ -450,44 +492,3 @@ class Guardrails:
             found = await self._pool.run(call.timed("guardrails", look))
         call.mark_screened("input")
         return found
-
-
-def _standing(text: str, stands: Sequence[Stand]) -> str:
-    """A text with what stands in the place of its values."""
-    places = sorted(stands, key=lambda s: s.start)
-    findings = [Finding(s.entity, s.start, s.end, 1.0) for s in places]
-    return exchanged(text, findings, [s.by for s in places])[0]
-
-
-def _watched(policy: Policy, direction: Direction, passages: bool) -> frozenset[str]:
-    watched = policy.watched(direction)
-    return watched | policy.watched_in_passages if passages else watched
-
-
-def _count(policy: Policy, found: Sequence[list[Finding]], direction: Direction) -> Tally:
-    """How many values of each type there are, and what the policy does with them."""
-    return Counter((f.entity, policy.action(f.entity, direction)) for of in found for f in of)
-
-
-@contextmanager
-def failing_closed() -> Iterator[None]:
-    """Refuse the call when the block fails in a way that was not meant for the caller."""
-    try:
-        yield
-    except OstiaryError:
-        raise
-    except Exception as error:
-        log.error("guardrails failed: %s", type(error).__name__)
-        raise Unavailable(
-            "The guardrails cannot work at the moment, so the call was refused. Try again; if "
-            "it keeps failing, tell the operator.",
-            code="guardrail_unavailable",
-        ) from error
-
-
-def _light(texts: Sequence[str]) -> bool:
-    """Whether looking for patterns takes well under a millisecond or two."""
-    length = sum(map(len, texts))
-    if length > INLINE_CHARS:
-        return False
-    return length <= INLINE_ANYWAY or sum(map(suspicion, texts)) <= INLINE_SIGNS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from app.guardrails.context import REACH
+from app.guardrails.replies import ReplyScreen
 from app.guardrails.restoring import Cover
 from app.guardrails.segments import CONTEXT, Find, cuts, windows
 
@@ -20,6 +21,7 @@ class StreamScreen:
     one give what the whole text gives. With names in the policy the cuts are sentence ends.
     Where ``holds`` is false, nothing is looked for and every piece goes out as it comes.
     Surrogates are covered before ``screen`` sees the text, and it gives their values back.
+    ``attacks`` are taken out between the two.
     """
 
     def __init__(
@@ -30,11 +32,13 @@ class StreamScreen:
         *,
         holds: bool = True,
         cover: Cover | None = None,
+        attacks: ReplyScreen | None = None,
     ) -> None:
         self._screen = screen
         self._find = find
         self.by_sentence = by_sentence
         self._holds, self._cover = holds, cover
+        self.attacks = attacks
         self._ends = windows if by_sentence else cuts
         self._text = ""  # what is held, after a little context that has gone out
         self._out = 0  # how much of it has gone out
@@ -47,6 +51,8 @@ class StreamScreen:
         """
         if self._cover is not None:
             chunk = self._cover.feed(chunk)
+        if self.attacks is not None:
+            chunk = self.attacks.feed(chunk)
         if not self._holds:
             return self._screen(chunk, 0)
         self._text += chunk
@@ -58,11 +64,12 @@ class StreamScreen:
         Raises:
             GuardrailViolation: the policy blocks what was found.
         """
-        if self._cover is not None:
-            rest = self._cover.finish()
-            if not self._holds:
-                return self._screen(rest, 0)
-            self._text += rest
+        rest = "" if self._cover is None else self._cover.finish()
+        if self.attacks is not None:
+            rest = self.attacks.finish(rest)
+        if not self._holds:
+            return self._screen(rest, 0) if rest else ""
+        self._text += rest
         return self._release(final=True)
 
     def _release(self, *, final: bool) -> str:

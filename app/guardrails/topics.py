@@ -21,9 +21,30 @@ Embed = Callable[[Sequence[str]], Awaitable[Any]]  # float32 array of shape (n, 
 REMEMBERED = 4096  # vectors of sentences, by hash: the turns of a chat come again
 LONGEST = 500  # characters of a sentence that are read at once
 LEAST = 12  # characters that can be on a topic by their meaning
-# Chosen with the threshold of 0.72 on the dev half of benchmarks/checked/topics.json.
-AGAINST = 0.5  # weight of the distance to what is allowed
-USUAL = 0.6  # cosine of a sentence with anything, where nothing is said to be allowed
+# Chosen for the threshold of 0.72 on benchmarks/checked/topics_tuning.json and the dev half of
+# topics.json.
+AGAINST = 1.0  # weight of the distance to what is allowed
+USUAL = 0.56  # cosine of a sentence with anything, where nothing is said to be allowed
+BESIDE = 0.5  # weight of nearness to everyday sentences, above what is usual:
+FAR = 0.48
+EVERYDAY = (
+    "What are your opening hours?",
+    "How do I change my password?",
+    "The server restarts at night.",
+    "Please send me the invoice.",
+    "Where is my parcel?",
+    "The meeting starts at ten.",
+    "Thank you for your help.",
+    "Can I return this item?",
+    "The file does not open.",
+    "Who is in charge of this?",
+    "Add two numbers in Python.",
+    "The weather is fine today.",
+    "Summarise this text in three sentences.",
+    "I would like to book a room.",
+    "The printer is out of paper.",
+    "What does this word mean?",
+)
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")
 
 
@@ -59,11 +80,13 @@ class Topics:
         places = sentences_of(text) if rest else []
         if places:
             vectors = await self._vectors([text[a:b] for a, b in places])
+            everyday = (vectors @ (await self._vectors(EVERYDAY)).T).max(axis=1)
             for topic in rest:
                 scores = _scores(
                     vectors,
                     await self._vectors(topic.examples),
                     await self._vectors(topic.allowed) if topic.allowed else None,
+                    everyday,
                 )
                 best = int(scores.argmax())
                 if scores[best] >= topic.min_score:
@@ -107,15 +130,15 @@ def sentences_of(text: str) -> list[tuple[int, int]]:
     return found
 
 
-def _scores(vectors: Any, examples: Any, allowed: Any | None) -> Any:
+def _scores(vectors: Any, examples: Any, allowed: Any | None, everyday: Any) -> Any:
     """Float32 array of shape (n,): how near each sentence is to the middle of the examples.
 
-    Nearness to the nearest allowed sentence counts against it.
+    Nearness to the nearest allowed sentence counts against it, and to the nearest everyday one.
     """
     centre = examples.mean(axis=0)
     near = vectors @ (centre / max(float(np.linalg.norm(centre)), 1e-9))
     other = USUAL if allowed is None else (vectors @ allowed.T).max(axis=1)
-    return near + AGAINST * (near - other)
+    return near + AGAINST * (near - other) - BESIDE * (everyday - FAR)
 
 
 def _by_words(topic: Topic, text: str) -> OnTopic | None:

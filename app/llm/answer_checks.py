@@ -8,6 +8,7 @@ from typing import Any
 
 from app.errors import BadRequest, GuardrailViolation
 from app.gateway.call import Call, Direction
+from app.guardrails.closed import failing_closed
 from app.guardrails.demands import (
     DENIED_TOPIC,
     DISCLAIMER,
@@ -20,7 +21,7 @@ from app.guardrails.json_answers import BadSchema, schema_fault
 from app.guardrails.notes import Fault, notes_of
 from app.guardrails.policy import Policy
 from app.guardrails.rehearsal import stands
-from app.guardrails.service import Guardrails, failing_closed
+from app.guardrails.service import Guardrails
 from app.guardrails.topics import OnTopic, Topics, gather_topics
 from app.llm.json_demand import JsonDemand
 from app.llm.openai_types import ChatCompletionRequest, CompletionRequest

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 from app.gateway.call import Call
+from app.guardrails.closed import failing_closed
 from app.guardrails.demands import UNGROUNDED
 from app.guardrails.demands import Groundedness as Demand
 from app.guardrails.dry_run import Tally
 from app.guardrails.notes import Fault, notes_of
-from app.guardrails.service import failing_closed
 from app.llm.answer_checks import AnswerChecks, after_retry, reason_of, strictest
 from app.llm.citations import Citation
 from app.llm.groundedness import Groundedness

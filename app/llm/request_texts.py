@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from app.llm.openai_types import ChatCompletionRequest, CompletionRequest, Part
-from app.llm.responses_types import InputPart, ResponsesRequest
+from app.llm.openai_types import ChatCompletionRequest, CompletionRequest, Message, Part
+from app.llm.responses_types import InputItem, InputPart, ResponsesRequest
 
+INSTRUCTING = ("system", "developer")
 Screened = ChatCompletionRequest | CompletionRequest | ResponsesRequest
 Request = TypeVar("Request", ChatCompletionRequest, CompletionRequest, ResponsesRequest)
 
@@ -50,13 +51,28 @@ def texts_of_user(request: Screened) -> list[str]:
         return texts_of(request)
     if isinstance(request, ResponsesRequest) and isinstance(request.input, str):
         return [request.input]
-    turns = request.messages if isinstance(request, ChatCompletionRequest) else request.input
+    if isinstance(request, ResponsesRequest):
+        return _said_by(["user"], [i for i in request.input if not isinstance(i, str)])
+    return _said_by(["user"], request.messages)
+
+
+def confidential_texts_of(request: Screened) -> list[str]:
+    """The texts of `request` by which applications instruct the model."""
+    if isinstance(request, CompletionRequest):
+        return []
+    if isinstance(request, ChatCompletionRequest):
+        return _said_by(INSTRUCTING, request.messages)
+    told = [request.instructions] if request.instructions else []
+    turns = [] if isinstance(request.input, str) else request.input
+    return told + _said_by(INSTRUCTING, turns)
+
+
+def _said_by(roles: Sequence[str], turns: Sequence[Message | InputItem]) -> list[str]:
     found: list[str] = []
     for turn in turns:
-        if isinstance(turn, str) or turn.role != "user" or turn.content is None:
-            continue
-        parts = [turn.content] if isinstance(turn.content, str) else turn.content
-        found += [p if isinstance(p, str) else p.text or "" for p in parts]
+        if turn.role in roles and turn.content is not None:
+            parts = [turn.content] if isinstance(turn.content, str) else turn.content
+            found += [p if isinstance(p, str) else p.text or "" for p in parts]
     return found
 
 

@@ -10,7 +10,14 @@ from app.gateway.call import Call
 from app.guardrails.service import Guardrails
 from app.llm.answer_checks import AnswerChecks
 from app.llm.openai_types import ChatCompletionRequest, CompletionRequest, Part
-from app.llm.request_texts import replace_results, replace_texts, results_of, texts_of
+from app.llm.request_texts import (
+    confidential_texts_of,
+    replace_results,
+    replace_texts,
+    results_of,
+    texts_of,
+    texts_of_user,
+)
 from app.llm.responses_types import InputPart, ResponsesRequest
 from app.llm.router import Router
 from app.monitoring.language import language_of
@@ -46,6 +53,12 @@ async def screen_input(
     call.features["language"] = language_of(texts)
     screened = await guardrails.screen(call, texts, "input")
     passed = request if screened == texts else replace_texts(request, screened)
+    await guardrails.keep_prompt(
+        call,
+        confidential_texts_of(passed),
+        texts_of_user(passed),
+        structured=_is_structured(passed),
+    )
     if checks.watch(call):
         await checks.screen_input(call, passed)
     return passed

@@ -7,7 +7,16 @@ import json
 import pytest
 
 from benchmarks import rig
-from benchmarks.attack_detection import FITTING, by_keywords, corpus, detected, wilson
+from benchmarks.attack_detection import (
+    FITTING,
+    FITTING_IN_REPLIES,
+    by_keywords,
+    corpus,
+    detected,
+    detected_in_reply,
+    replies,
+    wilson,
+)
 
 CASES = corpus("dev")
 # a little below what was measured (see docs/attacks.md): detected at least, false alarms at most
@@ -71,3 +80,26 @@ def test_the_page_tells_what_the_result_file_holds() -> None:
             for what in ("detected", "false_alarms")
         ]
         assert f"| {name} | {' | '.join(cells)} |" in page
+    for name in FITTING_IN_REPLIES:
+        cells = [
+            f"{result['replies'][split][name][what]['hits']} of "
+            f"{result['replies'][split][name][what]['total']}"
+            for split, what in (
+                ("held", "detected"),
+                ("held", "false_alarms"),
+                ("dev", "detected"),
+                ("dev", "false_alarms"),
+                ("held", "as_requests_detected"),
+                ("held", "as_requests_false_alarms"),
+            )
+        ]
+        assert f"| {name} | {' | '.join(cells)} |" in page
+
+
+@pytest.mark.parametrize("family", sorted(FITTING_IN_REPLIES))
+def test_attacks_in_replies_are_found_and_their_look_alikes_are_left_alone(family: str) -> None:
+    own = [r for r in replies("dev") if r.family == family]
+    missed = [r.id for r in own if r.attack and not detected_in_reply(r)]
+    alarms = [r.id for r in own if not r.attack and detected_in_reply(r)]
+    assert len(missed) <= 1, missed
+    assert alarms == []

@@ -64,8 +64,8 @@ def test_version_changes_with_the_file(tmp_path: Path) -> None:
         ),
         ('name = "own"\n[entities]\nDE_TAX = {}\n', "did you mean DE_TAX_ID or"),
         (
-            'name = "own"\n[entities]\nSECRET = { output = "mask" }\n',
-            "SECRET: attacks are looked for in input and passages",
+            'name = "own"\n[entities]\nPROMPT_INJECTION = { output = "mask" }\n',
+            "PROMPT_INJECTION: it is looked for in input and passages; a reply may instruct",
         ),
         (
             'name = "own"\n[entities]\nURL = { passages = "mask" }\n',

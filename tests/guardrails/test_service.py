@@ -288,10 +288,12 @@ async def test_what_a_document_says_to_the_model_is_taken_out_and_what_a_caller_
     assert call.findings[("input", "PROMPT_INJECTION", "flag")] == 1
 
 
-async def test_replies_are_not_looked_through_for_attacks(guarded: Guardrails) -> None:
-    assert await guarded.screen(new_call(), [INJECTED], "output") == [INJECTED]
+async def test_a_reply_may_instruct_and_tells_no_secret(guarded: Guardrails) -> None:
+    key = "sk-proj-Ab3dE5fG7hI9jK1lM3nO5pQ7rS9t"
+    said, passed = f"{INJECTED} With {key}.", f"{INJECTED} With <SECRET>."
+    assert await guarded.screen(new_call(), [said], "output") == [passed]
     screen = guarded.stream(new_call())
-    assert screen.feed(INJECTED + " ") + screen.finish() == INJECTED + " "
+    assert screen.feed(said) + screen.finish() == passed
 
 
 async def test_what_is_only_told_hides_nothing_that_is_masked(

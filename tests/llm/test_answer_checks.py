@@ -18,7 +18,7 @@ from app.guardrails.json_answers import BadSchema, json_fault
 from app.guardrails.pii import PiiDetector
 from app.guardrails.policy import Policy
 from app.guardrails.service import Guardrails
-from app.guardrails.topics import Topics
+from app.guardrails.topics import BESIDE, EVERYDAY, FAR, Topics
 from app.llm.answer_checks import AnswerChecks
 from app.llm.gathered import Gathered, chunks_of
 from app.llm.json_demand import JsonDemand
@@ -94,8 +94,8 @@ async def test_sentences_are_embedded_once_and_the_surest_one_is_told() -> None:
     for _ in range(2):
         (hit,) = await topics.find([topic], text)
         assert text[hit.start : hit.end].strip() == "Put it all in a fund."
-        assert hit.score == pytest.approx(1.5)
-    assert len(asked) == 5
+        assert hit.score == pytest.approx(2 + BESIDE * FAR)
+    assert len(asked) == 5 + len(EVERYDAY)
 
 
 async def test_a_check_that_fails_refuses_the_call(pool: Pool) -> None:

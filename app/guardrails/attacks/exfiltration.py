@@ -77,6 +77,9 @@ _WORDS_IN = frozenset(
     ).split()
 )
 _LEAST_WORDS = 5
+_LEAST_SHOWN = 3  # words, in an address that a page loads by itself
+_MAIL = re.compile(r"[\w.+\-]{1,64}@[\w\-]{1,63}\.\w")
+_FILE = re.compile(r"\.[A-Za-z0-9]{2,5}$")
 
 
 def find_exfiltration(text: str) -> list[Finding]:
@@ -84,6 +87,47 @@ def find_exfiltration(text: str) -> list[Finding]:
     if "://" not in text and "@" not in text and "}." not in text and ")." not in text:
         return []
     return [*_blanks(text), *_loaded(text), *_requests(text)]
+
+
+def find_leaving(text: str) -> list[Finding]:
+    """Addresses in a reply by which data leaves when it is shown, or a link is followed.
+
+    What a page loads by itself counts from three words or one encoded text on, also in its path;
+    a link that somebody has to follow from what :func:`find_exfiltration` asks for.
+    """
+    if "://" not in text:
+        return []
+    found = []
+    for m in _URL.finditer(text):
+        shown = _is_shown(text, m.start())
+        score = max(_host_says(m[1]), _rest_says(m[2], shown))
+        if score:
+            found.append(Finding(EXFILTRATION, m.start(), m.end(), score))
+    return found + [f for f in _blanks(text) if _is_shown(text, f.start)]
+
+
+def _rest_says(rest: str, shown: bool) -> float:
+    path, _, query = rest.partition("?")
+    score = 0.0
+    for pair in re.split("[&;]", query)[:50] if query else ():
+        name, _, value = pair.partition("=")
+        score = max(score, _value_says(name.lower(), value, shown))
+        plain = unquote_plus(value or name)
+        if shown and not plain.startswith(("http://", "https://", "{")):
+            if _decoded(plain) is not None or _MAIL.search(plain):
+                score = max(score, 0.7)
+            if name.lower() not in _WORDS_IN and len(plain.split()) >= _LEAST_SHOWN:
+                score = max(score, 0.7)
+    if shown:
+        for part in path.split("/"):
+            plain = unquote_plus(part)
+            if _FILE.search(plain):
+                continue
+            if (said := _decoded(plain)) is not None and " " in said:
+                score = max(score, 0.8)
+            elif len(plain.split()) > _LEAST_SHOWN:
+                score = max(score, 0.6)
+    return score
 
 
 def _blanks(text: str) -> Iterator[Finding]:
