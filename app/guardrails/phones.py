@@ -41,8 +41,8 @@ class PhoneNumbers:
         # Presidio's list has "UK" and "FE", by which only numbers with a + are found, as by any
         self._regions = [r for r in theirs.supported_regions if r in SUPPORTED_REGIONS]
 
-    def analyze(self, piece: str, _entities: Sequence[str]) -> list[Any]:
-        """Presidio's results for one piece."""
+    def analyze(self, piece: str, _entities: Sequence[str], more: Sequence[str] = ()) -> list[Any]:
+        """Presidio's results for one piece; ``more`` are regions to ask besides its own."""
         from phonenumbers import PhoneNumberMatcher, normalize_digits_only
         from presidio_analyzer import EntityRecognizer, RecognizerResult
 
@@ -50,7 +50,7 @@ class PhoneNumbers:
         digits = [normalize_digits_only(piece[a:b]) for a, b in cores]
         abroad = any(sign in piece for sign in _PLUS)
         found: list[Any] = []
-        for region in self._regions:
+        for region in (*self._regions, *more):
             if not abroad and not any(map(_numbers_of(region).search, digits)):
                 continue
             abroad = False  # such numbers are the same for all regions

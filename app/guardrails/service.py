@@ -14,7 +14,7 @@ from app.errors import GuardrailViolation, OstiaryError, Unavailable
 from app.gateway.call import Call, Direction
 from app.guardrails.attacks import ATTACK_ENTITIES, find_attacks
 from app.guardrails.dry_run import DryRun, Tally
-from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
+from app.guardrails.entities import PATTERN_ENTITIES
 from app.guardrails.findings import Finding, exchanged, replaced, without_overlaps
 from app.guardrails.operators import operate
 from app.guardrails.pii import PiiDetector
@@ -267,6 +267,7 @@ class Guardrails:
                 start=start,
                 custom=policy.custom,
                 apart=flagged,
+                languages=policy.languages,
             )
             if attacks:
                 more = find_attacks(text, attacks, untrusted=passages)
@@ -432,15 +433,19 @@ class Guardrails:
         entities: Sequence[str] | None,
         score_threshold: float,
         passage: bool = False,
+        language: str = "en",
     ) -> list[Finding]:
-        """Findings in a text, as Presidio's analyzer gives them; nothing is masked."""
+        """Findings in a text, as Presidio's analyzer gives them; NotFound: see NameFinder.asked."""
         self.policy_of(call)
-        usual = PATTERN_ENTITIES | NER_ENTITIES
-        wanted = frozenset(entities) if entities is not None else usual
 
         def look() -> list[Finding]:
+            names = self._detector.names.asked(language, entities)
+            wanted = names | (PATTERN_ENTITIES if entities is None else frozenset(entities))
             attacks = wanted & ATTACK_ENTITIES
-            found = self._detector.detect(text, wanted - attacks, lambda _: score_threshold)
+            by_type, spoken = wanted - attacks, (language,)
+            found = self._detector.detect(
+                text, by_type, lambda _: score_threshold, languages=spoken
+            )
             if attacks:
                 more = find_attacks(text, attacks, untrusted=passage)
                 found = found + [f for f in more if f.score >= score_threshold]
