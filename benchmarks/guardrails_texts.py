@@ -67,6 +67,7 @@ HELD = (
     "Between 9:15 and 17:45 there were 1,204 visitors.",
 )
 _PLACE = re.compile(r"\{([A-Z_]+)\}")
+Maker = Callable[[random.Random, Faker], str]
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
@@ -85,17 +86,32 @@ class Sample:
     values: tuple[Value, ...]
 
 
-def samples(count: int, templates: tuple[str, ...], seed: int, least: int = 0) -> list[Sample]:
-    """``count`` texts of one to four sentences, or of ``least`` characters at least."""
+def samples(
+    count: int,
+    templates: tuple[str, ...],
+    seed: int,
+    least: int = 0,
+    locales: tuple[str, ...] = ("en_US", "en_GB", "de_DE"),
+    make: dict[str, Maker] | None = None,
+) -> list[Sample]:
+    """``count`` texts of one to four sentences, or of ``least`` characters at least.
+
+    Args:
+        make: makes the values of each type; ``MAKE`` where none is given.
+    """
     rng = random.Random(seed)
-    fakes = [Faker(locale) for locale in ("en_US", "en_GB", "de_DE")]
+    fakes = [Faker(locale) for locale in locales]
     for place, fake in enumerate(fakes):
         fake.seed_instance(seed + place)
-    return [_sample(rng, fakes, templates, least) for _ in range(count)]
+    return [_sample(rng, fakes, templates, least, make or MAKE) for _ in range(count)]
 
 
 def _sample(
-    rng: random.Random, fakes: list[Faker], templates: tuple[str, ...], least: int
+    rng: random.Random,
+    fakes: list[Faker],
+    templates: tuple[str, ...],
+    least: int,
+    make: dict[str, Maker],
 ) -> Sample:
     text, values, wanted = "", [], rng.randint(1, 4)
     while wanted > 0 or len(text) < least:
@@ -104,7 +120,7 @@ def _sample(
         template = rng.choice(templates)
         for place in _PLACE.finditer(template):
             text += template[last : place.start()]
-            value = MAKE[place[1]](rng, fake)
+            value = make[place[1]](rng, fake)
             values.append(Value(place[1], len(text), len(text) + len(value)))
             text, last = text + value, place.end()
         text += template[last:] + rng.choice((" ", " ", "\n"))
@@ -169,7 +185,7 @@ def _abn(rng: random.Random, fake: Faker) -> str:
     return str(abn.format(abn.calc_check_digits(number) + number))
 
 
-MAKE: dict[str, Callable[[random.Random, Faker], str]] = {
+MAKE: dict[str, Maker] = {
     "EMAIL_ADDRESS": lambda rng, fake: fake.email(),
     "PHONE_NUMBER": _phone,
     "CREDIT_CARD": _card,

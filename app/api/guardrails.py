@@ -16,6 +16,7 @@ from app.gateway.corridor import GovernedRoute, Scope
 from app.guardrails.custom import EntityName
 from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
 from app.guardrails.findings import Finding, exchanged
+from app.guardrails.languages import Language
 from app.guardrails.operators import Operator, Replace, operate
 from app.guardrails.policy import KNOWN
 
@@ -32,7 +33,7 @@ Text = Annotated[str, Field(max_length=200_000)]
 
 class AnalyzeBody(BaseModel):
     text: Text
-    language: Literal["en"] = "en"
+    language: Language = "en"
     entities: Annotated[list[str] | None, Field(max_length=50)] = None
     score_threshold: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.4
     passage: Annotated[
@@ -107,7 +108,7 @@ async def analyze(request: Request, call: Use, body: AnalyzeBody) -> list[Findin
             remedy = f"There are {', '.join(near)}; docs/guardrails.md lists all."
             raise NotFound("entity type", entity, remedy=remedy, param="entities")
     found = await request.app.state.services.guardrails.analyze(
-        call, body.text, body.entities, body.score_threshold, body.passage
+        call, body.text, body.entities, body.score_threshold, body.passage, body.language
     )
     return [
         FindingObject(entity_type=f.entity, start=f.start, end=f.end, score=f.score) for f in found

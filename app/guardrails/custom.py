@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.guardrails.catalogue import checksum, made
+from app.guardrails.languages import Language
 from app.guardrails.patterns import Recognizer
 
 EntityName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")]
@@ -35,7 +37,10 @@ class CustomPattern(BaseModel):
 
 
 class CustomRecognizer(BaseModel):
-    """Finds values of ``entity``, a new type or one that is known, within a sentence."""
+    """Finds values of ``entity``, a new type or one that is known, within a sentence.
+
+    With a ``language`` it leaves out the sentences that are beyond doubt in another one.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     entity: EntityName
@@ -48,6 +53,7 @@ class CustomRecognizer(BaseModel):
         list[Annotated[str, Field(min_length=2, max_length=60)]], Field(max_length=200)
     ] = []
     checksum: str | None = None
+    language: Language | None = None
 
     @field_validator("checksum")
     @classmethod
@@ -77,4 +83,4 @@ class CustomRecognizer(BaseModel):
             found.append(
                 made(self.entity, [(form, self.deny_score)], context, words=self.deny_list)
             )
-        return found
+        return [replace(each, language=self.language) for each in found]

@@ -48,6 +48,7 @@ def find_by_policy(
             start=start,
             custom=policy.custom,
             apart=flagged,
+            languages=policy.languages,
         )
         if attacks:
             if place == "output":

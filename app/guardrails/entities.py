@@ -13,16 +13,28 @@ PATTERN_ENTITIES = frozenset(
         "CRYPTO",
     }
 )
-# spaCy's label -> Presidio's entity type
+# the label of a spaCy model -> Presidio's entity type, as Presidio maps it; and the labels of the
+# Polish and Swedish models, which Presidio leaves unmapped
 NER_LABELS = {
     "PERSON": "PERSON",
+    "PER": "PERSON",
     "GPE": "LOCATION",
     "LOC": "LOCATION",
+    "LOCATION": "LOCATION",
     "FAC": "LOCATION",
     "ORG": "ORGANIZATION",
+    "ORGANIZATION": "ORGANIZATION",
     "NORP": "NRP",
     "DATE": "DATE_TIME",
     "TIME": "DATE_TIME",
+    "persName": "PERSON",
+    "placeName": "LOCATION",
+    "geogName": "LOCATION",
+    "orgName": "ORGANIZATION",
+    "date": "DATE_TIME",
+    "time": "DATE_TIME",
+    "PRS": "PERSON",
+    "TME": "DATE_TIME",
 }
 NER_ENTITIES = frozenset(NER_LABELS.values())
 # see docs/attacks.md

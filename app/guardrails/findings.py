@@ -34,6 +34,26 @@ def without_overlaps(found: list[Finding]) -> list[Finding]:
     return kept
 
 
+def beside(found: list[Finding], others: Sequence[Finding], text: str) -> list[Finding]:
+    """What of each finding lies beside the others, as far as it has letters or digits."""
+    if not found or not others:
+        return found
+    spans = sorted((f.start, f.end) for f in others)
+    parts = []
+    for finding in found:
+        start = finding.start
+        for first, last in (*spans, (finding.end, finding.end)):
+            if last <= start and first < finding.end:
+                continue
+            end = min(first, finding.end)
+            if any(map(str.isalnum, text[start:end])):
+                parts.append(Finding(finding.entity, start, end, finding.score))
+            start = max(start, last)
+            if start >= finding.end:
+                break
+    return parts
+
+
 def exchanged(
     text: str, findings: Sequence[Finding], values: Sequence[str]
 ) -> tuple[str, list[Finding]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import asdict, dataclass, fields
 from typing import get_args
 
@@ -19,6 +19,7 @@ from app.guardrails.catalogue import CATALOGUE, recognizer
 from app.guardrails.documents import named, read_document, shipped_policies, version_of
 from app.guardrails.entities import NER_ENTITIES
 from app.guardrails.json_answers import require_validator
+from app.guardrails.languages import Languages
 from app.guardrails.policy import Policy, PolicyError
 from app.ids import new_id
 from app.store.db import Database
@@ -43,12 +44,17 @@ class InForce:
 
     Args:
         default: of calls for which nothing is assigned.
-        warm: loads the model that finds names; blocking.
+        warm: loads the models that find names of some types in some languages; blocking.
         embeds: this gateway has an embedding model.
     """
 
     def __init__(
-        self, db: Database, default: Policy, warm: Callable[[], None], *, embeds: bool = True
+        self,
+        db: Database,
+        default: Policy,
+        warm: Callable[[Languages, Set[str]], None],
+        *,
+        embeds: bool = True,
     ) -> None:
         self._db, self._warm, self._embeds = db, warm, embeds
         self.default = default
@@ -57,7 +63,8 @@ class InForce:
         self._standings: dict[Assignment, Standing] = {}
         self._loaded: dict[tuple[str, str, str], Policy] = {}  # by owner, name and version
         self._choices: dict[tuple[str, str], Choice] = {}
-        self._finds_names = False  # the model for that is loaded
+        # languages and types of names whose models are loaded
+        self._warmed: set[tuple[Languages, frozenset[str]]] = set()
         self._changing = asyncio.Lock()
 
     def choose(self, tenant_id: str, route: str) -> Choice:
@@ -101,7 +108,8 @@ class InForce:
         Raises:
             MissingExtra: the model that finds names, or a check of digits or of JSON, is not
                 installed.
-            Unavailable: the policy needs an embedding model, and this gateway has none.
+            Unavailable: the policy needs an embedding model, and this gateway has none; or it
+                wants names in a language whose model is missing or finds no such names.
         """
         if policy.embeds and not self._embeds:
             raise Unavailable(
@@ -113,9 +121,10 @@ class InForce:
         if policy.json_answers is not None:
             require_validator()
         watched = frozenset[str]().union(*map(policy.watched, get_args(Direction)))
-        if watched & NER_ENTITIES and not self._finds_names:
-            await asyncio.to_thread(self._warm)
-            self._finds_names = True
+        wanted = (policy.languages, watched & NER_ENTITIES)
+        if wanted[1] and wanted not in self._warmed:
+            await asyncio.to_thread(self._warm, *wanted)
+            self._warmed.add(wanted)
         if by_country := watched & CATALOGUE:
             await asyncio.to_thread(lambda: [recognizer(entity) for entity in by_country])
 

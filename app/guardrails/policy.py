@@ -9,7 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from app.gateway.call import Direction
 from app.guardrails.attacks import IN_REPLIES
@@ -17,6 +26,7 @@ from app.guardrails.catalogue import CATALOGUE, SETS
 from app.guardrails.custom import CustomRecognizer
 from app.guardrails.demands import Demands
 from app.guardrails.entities import ATTACK_ENTITIES, NER_ENTITIES, PATTERN_ENTITIES
+from app.guardrails.languages import ENGLISH, Language
 from app.guardrails.operators import Encrypt, Hash, Operator, Replace
 from app.guardrails.patterns import Recognizer
 
@@ -81,7 +91,12 @@ class Policy(Demands, BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-    language: Literal["en"] = "en"
+    languages: Annotated[
+        tuple[Language, ...],
+        Field(min_length=1, max_length=20, validation_alias=AliasChoices("languages", "language")),
+        BeforeValidator(lambda given: (given,) if isinstance(given, str) else given),
+        AfterValidator(lambda given: tuple(sorted(set(given)))),
+    ] = ENGLISH
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.4
     entities: dict[str, Rule]
     sets: dict[str, Rule] = {}
@@ -109,6 +124,12 @@ class Policy(Demands, BaseModel):
         idle = sorted({r.entity for r in self.recognizers} - set(self.rules))
         if idle:
             raise ValueError(f"nothing is said about {idle[0]}, which a recognizer finds")
+        for one in self.recognizers:
+            if one.language is not None and one.language not in self.languages:
+                raise ValueError(
+                    f"a recognizer of {one.entity} is for texts in '{one.language}', which is not "
+                    f"among the policy's languages: {', '.join(self.languages)}"
+                )
         return self
 
     @cached_property

@@ -40,7 +40,7 @@ _SUSPECT = re.compile(r"@|\d(?:\d{6}|(?=[^\W\d]|\D{1,4}\d)|(?<=[^\W\d]\d))|:[0-9
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s+(?=[^\W\d_]|[\"'(\d])|\s*\n\s*")
 # a point after a title or an initial ends no sentence, and the name behind it belongs to it
 _SHORT = re.compile(
-    r"\b(?:dr|mr|mrs|ms|prof|st|sr|jr|no|nr|hr|fr|mme|mlle|sig|ing|gen|col|lt|capt|rev|hon|e\.g|i\.e"
+    r"\b(?:dr|mr|mrs|ms|prof|st|sr|sra|srta|dra|dña|jr|no|nr|hr|fr|mme|mlle|sig|dott|ing|gen|col|lt|capt|rev|hon|e\.g|i\.e"
     r"|[^\W\d_])\.\Z",
     re.IGNORECASE,
 )

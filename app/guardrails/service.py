@@ -21,7 +21,7 @@ from app.guardrails.attacks.stretches import Stretch
 from app.guardrails.closed import failing_closed
 from app.guardrails.detection import INLINE_CHARS, count_actions, find_by_policy, is_light
 from app.guardrails.dry_run import DryRun, Tally
-from app.guardrails.entities import NER_ENTITIES, PATTERN_ENTITIES
+from app.guardrails.entities import PATTERN_ENTITIES
 from app.guardrails.findings import Finding, replaced
 from app.guardrails.operators import operate
 from app.guardrails.pii import PiiDetector
@@ -474,15 +474,19 @@ class Guardrails:
         entities: Sequence[str] | None,
         score_threshold: float,
         passage: bool = False,
+        language: str = "en",
     ) -> list[Finding]:
-        """Findings in a text, as Presidio's analyzer gives them; nothing is masked."""
+        """Findings in a text, as Presidio's analyzer gives them; NotFound: see NameFinder.asked."""
         self.policy_of(call)
-        usual = PATTERN_ENTITIES | NER_ENTITIES
-        wanted = frozenset(entities) if entities is not None else usual
 
         def look() -> list[Finding]:
+            names = self._detector.names.asked(language, entities)
+            wanted = names | (PATTERN_ENTITIES if entities is None else frozenset(entities))
             attacks = wanted & ATTACK_ENTITIES
-            found = self._detector.detect(text, wanted - attacks, lambda _: score_threshold)
+            by_type, spoken = wanted - attacks, (language,)
+            found = self._detector.detect(
+                text, by_type, lambda _: score_threshold, languages=spoken
+            )
             if attacks:
                 more = find_attacks(text, attacks, untrusted=passage)
                 found = found + [f for f in more if f.score >= score_threshold]

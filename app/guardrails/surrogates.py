@@ -17,6 +17,8 @@ _TITLES = frozenset(
     {
         *("dr", "mr", "mrs", "ms", "miss", "prof", "sir", "lady", "herr", "frau", "von", "van"),
         *("de", "der", "den", "la", "le", "del", "di", "da", "mme", "mlle", "jr", "sr", "st"),
+        *("monsieur", "madame", "mademoiselle", "señor", "señora", "doña", "sra", "srta"),
+        *("signor", "signora", "dott", "meneer", "mevrouw", "pani"),
     }
 )
 # No word of these is one of a dictionary, so that a model's own words are not taken for them.

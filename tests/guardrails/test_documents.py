@@ -33,7 +33,10 @@ DOCUMENTS = st.fixed_dictionaries(
             st.sampled_from(sorted(PATTERN_ENTITIES | NER_ENTITIES)), RULES, max_size=5
         )
     },
-    optional={"min_score": st.floats(0, 1), "language": st.just("en")},
+    optional={
+        "min_score": st.floats(0, 1),
+        "languages": st.lists(st.sampled_from(("de", "en", "fr")), min_size=1, max_size=4),
+    },
 )
 
 
@@ -61,6 +64,12 @@ def test_what_is_as_usual_and_the_order_of_fields_make_no_version() -> None:
     }
     assert read_document("own", short).version == read_document("own", long).version
     assert document_of(read_document("own", long)) == {"name": "own", **short}
+    both, again = ({"languages": of} | short for of in (["en", "fr"], ["fr", "en", "fr"]))
+    assert read_document("own", both).version == read_document("own", again).version
+    assert read_document("own", {"languages": ["en"]} | short).version == (
+        read_document("own", short).version
+    )
+    assert read_document("own", both).version != read_document("own", short).version
     other = read_document("own", {**long, "min_score": 0.5})
     assert other.version != read_document("own", long).version
     assert named(other) == f"own@{other.version}" and len(other.version) == 12

@@ -64,7 +64,7 @@ class Gateway:
         return self.in_force.choose(tenant, route).named
 
 
-def opened(db: Database, warm: Any = lambda: None) -> Gateway:
+def opened(db: Database, warm: Any = lambda languages, names: None) -> Gateway:
     in_force = InForce(db, load_policy("default"), warm)
     return Gateway(in_force, Library(db, in_force))
 
@@ -212,7 +212,7 @@ async def test_calls_of_a_policy_that_cannot_be_loaded_are_refused(
 async def test_a_policy_with_names_is_not_put_in_force_without_the_model(
     db: Database, gateway: Gateway
 ) -> None:
-    def warm() -> None:
+    def warm(languages: Any, names: Any) -> None:
         raise MissingExtra("The language model", "guardrails")
 
     bare = opened(db, warm)

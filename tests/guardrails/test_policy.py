@@ -17,7 +17,7 @@ def test_default_policy_needs_no_language_model() -> None:
     assert policy.action("US_SSN", "output") == "mask"
     assert policy.action("EMAIL_ADDRESS", "input") == "mask"
     assert policy.action("IP_ADDRESS", "input") == "allow"
-    assert policy.language == "en"
+    assert policy.languages == ("en",)
 
 
 def test_strict_policy_masks_names_both_ways() -> None:
@@ -56,7 +56,20 @@ def test_version_changes_with_the_file(tmp_path: Path) -> None:
         ),
         ('name = "own"\nmin_score = 2\n[entities]\n', "min_score: .*less than or equal to 1"),
         ('name = "own"\nextra = 1\n[entities]\n', "extra: Extra inputs are not permitted"),
-        ('name = "own"\nlanguage = "xx"\n[entities]\n', "language: Input should be 'en'"),
+        (
+            'name = "own"\nlanguage = "French"\n[entities]\n',
+            r"language\.0: String should match pattern '\^\[a-z\]",
+        ),
+        ('name = "own"\nlanguages = []\n[entities]\n', "languages: .*at least 1 item"),
+        (
+            'name = "own"\nlanguage = "en"\nlanguages = ["fr"]\n[entities]\n',
+            "language: Extra inputs are not permitted",
+        ),
+        (
+            'name = "own"\nlanguages = ["en", "fr"]\n[entities]\nBADGE = { input = "mask" }\n'
+            '[[recognizers]]\nentity = "BADGE"\ndeny_list = ["x1"]\nlanguage = "de"\n',
+            "a recognizer of BADGE is for texts in 'de', which is not among .*: en, fr",
+        ),
         ('name = "own"\n', "entities: Field required"),
         (
             'name = "own"\n[entities]\nUS_SSN = { input = "replace" }\n',
