@@ -22,6 +22,10 @@ from app.guardrails.tokens import TOKEN
 
 REMEMBERED = 4096  # texts whose findings are remembered, by hash
 LEAST = 64  # characters; a shorter text is looked through as fast
+# A model needs words around a name: "Ada Reyes says so." alone tells it too little. So a short
+# window is looked at with some of what is before it, which a stream still holds.
+SHORT, BEFORE = 64, 64  # characters
+_BLANK = re.compile(r"\s+")
 _DIGIT = re.compile(r"\d")
 Known = tuple[  # text, start, types, own recognizers, languages
     bytes, int, frozenset[str], tuple[Recognizer, ...], Languages
@@ -179,15 +183,24 @@ class PiiDetector:
         for end in windows(text, start, self.spans, final=True):
             piece = text[start:end]
             if not piece.isspace():
-                places.append(start)
-                pieces.append((piece, spoken(piece, languages)))
+                begin = start if len(piece) > SHORT else _word_after(text, start - BEFORE, start)
+                places.append((begin, start))
+                pieces.append((text[begin:end], spoken(piece, languages)))
             start = end
         return [
-            Finding(entity, place + first, place + last, NER_SCORE)
-            for place, names in zip(places, self.names.find(pieces), strict=True)
+            Finding(entity, max(begin + first, start), begin + last, NER_SCORE)
+            for (begin, start), names in zip(places, self.names.find(pieces), strict=True)
             for entity, first, last in names
-            if entity in wanted
+            if entity in wanted and begin + last > start
         ]
+
+
+def _word_after(text: str, place: int, end: int) -> int:
+    """Where in ``text[place:end]`` the first whole word begins; ``end`` if there is none."""
+    if place <= 0:
+        return 0
+    gap = _BLANK.search(text, place, end)
+    return gap.end() if gap else end
 
 
 def _digest(text: str) -> bytes:
