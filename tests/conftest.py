@@ -16,7 +16,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -298,51 +297,30 @@ def fake_model_server() -> Iterator[str]:
         server.wait(10)
 
 
-@contextmanager
-def _shared_gateway(folder: Path, model_url: str, **more: str) -> Iterator[Gateway]:
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def gateway(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    fake_model_server: str,
+) -> Iterator[Gateway]:
+    """One gateway on each database, shared by the tests that do not harm it."""
+    folder = tmp_path_factory.mktemp("gateway")
     (folder / "followed").mkdir()
     (folder / "followed" / "rates.md").write_text("# Rates\n\nThe toll is 3 crowns.\n")
     source = {"kind": "folder", "path": str(folder / "followed"), "tenants": ["*"], "watch": False}
     env = {
-        "OSTIARY_LLM_URL": model_url,
+        "OSTIARY_LLM_URL": fake_model_server,
         "OSTIARY_LLM_MODEL": "stub",
         "OSTIARY_SOURCES": json.dumps({"followed": source}),
     }
-    server = Gateway(folder / "data", env | more).start()
+    if request.param == "postgresql":
+        env["OSTIARY_DATABASE_URL"] = create_database(request.getfixturevalue("postgres_server"))
+    server = Gateway(folder / "data", env)
+    server.start()
     yield server
     server.stop()
-
-
-@pytest.fixture(scope="session")
-def sqlite_gateway(
-    tmp_path_factory: pytest.TempPathFactory, fake_model_server: str
-) -> Iterator[Gateway]:
-    """A gateway on SQLite, shared by the tests that do not harm it."""
-    with _shared_gateway(tmp_path_factory.mktemp("gateway"), fake_model_server) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def postgresql_gateway(
-    tmp_path_factory: pytest.TempPathFactory, fake_model_server: str, postgres_server: str
-) -> Iterator[Gateway]:
-    """A gateway on PostgreSQL, shared by the tests that do not harm it."""
-    url = create_database(postgres_server)
-    folder = tmp_path_factory.mktemp("gateway")
-    with _shared_gateway(folder, fake_model_server, OSTIARY_DATABASE_URL=url) as server:
-        yield server
-    drop_database(url)
-
-
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def gateway(request: pytest.FixtureRequest) -> Gateway:
-    """The shared gateway of each database.
-
-    Its server is a fixture of its own, else it would be started anew in each file: pytest ends a
-    fixture when it goes on to the next parameter.
-    """
-    server: Gateway = request.getfixturevalue(f"{request.param}_gateway")
-    return server
+    if request.param == "postgresql":
+        drop_database(env["OSTIARY_DATABASE_URL"])
 
 
 @pytest.fixture
