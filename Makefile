@@ -42,7 +42,7 @@ test: install .venv/.installed-dev test-deps ## Run the tests (real servers, rea
 	$(PYTEST) -m "not slow" tests
 
 test-slow: install .venv/.installed-dev test-deps ## Run the long tests (kill tests, real vLLM)
-	$(PYTEST) -m slow tests
+	$(PYTEST) -m slow $$(grep -rlF --include='test_*.py' mark.slow tests)
 
 lint: .venv/.installed-dev ## ruff, strict types, import contracts
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from app.gateway.budgets import Budgets
 from app.gateway.call import Call
 from app.monitoring.audit import AuditLog
 from app.monitoring.drift import DriftMonitor
+from app.monitoring.drift_looks import DriftLooks
 from app.retrieval.connectors.schedule import Schedule
 from app.settings import normal_url
 from app.store.db import Database
@@ -370,7 +371,7 @@ async def test_names_are_a_tenants_own_and_budgets_of_the_platform_are_not_its_t
 async def test_each_level_that_a_period_has_reached_is_an_alert_until_it_ends(house: House) -> None:
     gateway = house.gateway()
     schedule = Schedule(house.db, Jobs(house.db, "", "local"))
-    alerts = alert_sources(DriftMonitor(house.db), schedule, gateway)["budget"]
+    alerts = alert_sources(DriftLooks(DriftMonitor(house.db)), schedule, gateway, 0.0)["budget"]
     await gateway.create(house.budget("search", 2.0))
     assert await alerts("t1") == []
     await house.spend(1.7, gateway)
