@@ -340,13 +340,13 @@ def as_markdown(result: dict[str, Any]) -> str:
         ),
         f"## Injected drifts, {result['count']} streams each\n",
         f"A reference of {REFERENCE:,} values, windows of {VALUES}, {ONSET} before and "
-        f"{WINDOWS - ONSET} after the drift begins. {FEW} features that all drift, or one of "
-        f"{MANY}. Sudden: {SHIFT} standard deviations; gradual: up to {1.6 * SHIFT}; seasonal: a "
-        f"swing to {1.6 * SHIFT} and back; small: {SMALL}. Delay: mean number of windows until the "
-        f"first that is called drift ({WINDOWS - ONSET + 1} if none is). Features: share of those "
-        "that drift that is called, a window. False alarms: share of windows in which a feature "
-        f"is called that does not drift. Ours by its corrections; {DEFAULT_RULES.correction} is "
-        "the default.\n",
+        f"{WINDOWS - ONSET} after the drift begins. {FEW} features that all drift, or one or "
+        f"ten of {MANY}. Sudden: {SHIFT} standard deviations; gradual: up to {1.6 * SHIFT}; "
+        f"seasonal: a swing to {1.6 * SHIFT} and back; small: {SMALL}. Delay: mean number of "
+        f"windows until the first that is called drift ({WINDOWS - ONSET + 1} if none is). "
+        "Features: share of those that drift that is called, a window. False alarms: share of "
+        "windows in which a feature is called that does not drift. Ours by its corrections; "
+        f"{DEFAULT_RULES.correction} is the default.\n",
     ]
     for kind, rows in result["streams"]["kinds"].items():
         parts.append(f"### {kind[0].upper()}{kind[1:]}\n")
