@@ -24,7 +24,7 @@ REMEMBERED = 4096  # texts whose findings are remembered, by hash
 LEAST = 64  # characters; a shorter text is looked through as fast
 # A model needs words around a name: "Ada Reyes says so." alone tells it too little. So a short
 # window is looked at with some of what is before it, which a stream still holds.
-SHORT, BEFORE = 64, 64  # characters
+SHORT, BEFORE = 48, 32  # characters
 _BLANK = re.compile(r"\s+")
 _DIGIT = re.compile(r"\d")
 Known = tuple[  # text, start, types, own recognizers, languages
