@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,22 @@ def fake_model_server() -> Iterator[str]:
         server.wait(10)
 
 
+@contextmanager
+def serving(
+    request: pytest.FixtureRequest, data_dir: Path, env: dict[str, str]
+) -> Iterator[Gateway]:
+    """A gateway on the database that the fixture's parameter names."""
+    if request.param == "postgresql":
+        env = env | {
+            "OSTIARY_DATABASE_URL": create_database(request.getfixturevalue("postgres_server"))
+        }
+    server = Gateway(data_dir, env).start()
+    yield server
+    server.stop()
+    if request.param == "postgresql":
+        drop_database(env["OSTIARY_DATABASE_URL"])
+
+
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def gateway(
     request: pytest.FixtureRequest,
@@ -313,14 +330,8 @@ def gateway(
         "OSTIARY_LLM_MODEL": "stub",
         "OSTIARY_SOURCES": json.dumps({"followed": source}),
     }
-    if request.param == "postgresql":
-        env["OSTIARY_DATABASE_URL"] = create_database(request.getfixturevalue("postgres_server"))
-    server = Gateway(folder / "data", env)
-    server.start()
-    yield server
-    server.stop()
-    if request.param == "postgresql":
-        drop_database(env["OSTIARY_DATABASE_URL"])
+    with serving(request, folder / "data", env) as server:
+        yield server
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 
 from app.guardrails.languages import ENGLISH, Languages
 
@@ -34,7 +34,7 @@ _IDLE_WORDS = {
 }
 
 
-@cache
+@lru_cache(1024)  # tenants choose what comes here
 def _idle(languages: Languages) -> frozenset[str]:
     return frozenset(word for one in languages for word in _IDLE_WORDS.get(one, "").split())
 
@@ -46,7 +46,7 @@ def words_before(text: str, place: int, languages: Languages = ENGLISH) -> str:
     return " ".join([word for word in found if word not in idle][-WORDS:])
 
 
-@cache
+@lru_cache(1024)  # tenants choose what comes here
 def _phrases(context: Sequence[str], languages: Languages) -> tuple[str, ...]:
     """Context words and phrases as :func:`words_before` would have them."""
     idle = _idle(languages)

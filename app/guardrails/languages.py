@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import Field
@@ -130,7 +130,7 @@ def called(entity: str, languages: Languages) -> tuple[str, ...]:
     return () if languages == ENGLISH else _called(entity, languages)
 
 
-@cache
+@lru_cache(1024)  # tenants choose what comes here
 def _called(entity: str, languages: Languages) -> tuple[str, ...]:
     return tuple(
         word
@@ -141,7 +141,7 @@ def _called(entity: str, languages: Languages) -> tuple[str, ...]:
     )
 
 
-@cache
+@lru_cache(1024)  # tenants choose what comes here
 def regions(languages: Languages) -> tuple[str, ...]:
     """Where phone numbers are looked for as they are written within the country."""
     return tuple(_REGION[language] for language in languages if language in _REGION)

@@ -157,10 +157,10 @@ class NameFinder:
 
     def _keys(self, text: str, languages: Languages) -> list[_Window]:
         """By what the names in a window are remembered, for each model that looks at it."""
-        digest = _digest(text)
+        of = digest(text)
         for language in languages:
             self._model(language)
-        return [(name, digest) for name in dict.fromkeys(map(self._models.__getitem__, languages))]
+        return [(name, of) for name in dict.fromkeys(map(self._models.__getitem__, languages))]
 
 
 def load(name: str) -> Any:
@@ -192,5 +192,6 @@ def _types_of(model: Any) -> frozenset[str]:
     return frozenset(NER_LABELS[label] for label in labels if label in NER_LABELS)
 
 
-def _digest(text: str) -> bytes:
+def digest(text: str) -> bytes:
+    """By what a text is remembered."""
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()

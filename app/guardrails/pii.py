@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 from collections import OrderedDict
@@ -13,7 +12,7 @@ from app.guardrails.context import in_context
 from app.guardrails.entities import NER_ENTITIES, NER_SCORE, PATTERN_ENTITIES
 from app.guardrails.findings import Finding, beside, without_overlaps
 from app.guardrails.languages import ENGLISH, EVERY, Languages, called, regions, spoken
-from app.guardrails.names import NER_MODEL, NameFinder
+from app.guardrails.names import NER_MODEL, NameFinder, digest
 from app.guardrails.patterns import Recognizer
 from app.guardrails.phones import phone_cores
 from app.guardrails.recognizers import counts, pattern_recognizers
@@ -108,7 +107,7 @@ class PiiDetector:
         own = tuple(r for r in custom if r.entity in wanted)
         key = None
         if len(text) - start >= LEAST:
-            key = (_digest(text), start, wanted, own, languages)
+            key = (digest(text), start, wanted, own, languages)
             with self._patterns_lock:
                 if (known := self._patterns.get(key)) is not None:
                     self._patterns.move_to_end(key)
@@ -201,10 +200,6 @@ def _word_after(text: str, place: int, end: int) -> int:
         return 0
     gap = _BLANK.search(text, place, end)
     return gap.end() if gap else end
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _open(cores: list[tuple[int, int]], offset: int, found: list[Finding]) -> list[tuple[int, int]]:

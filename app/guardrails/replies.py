@@ -11,6 +11,7 @@ from app.guardrails.attacks.rules import LEAK
 from app.guardrails.attacks.stretches import Stretch, Stretches
 from app.guardrails.closed import failing_closed
 from app.guardrails.findings import Finding, replaced, without_overlaps
+from app.guardrails.json_strings import JsonStrings
 from app.guardrails.policy import Policy
 from app.guardrails.restoring import apart_from_covered
 
@@ -42,8 +43,7 @@ class ReplyScreen:
         self._wanted = policy.attacks_in_replies
         self._prompt = prompt if LEAK in self._wanted else None
         self._stretches = Stretches(self._prompt)
-        self._structured = structured
-        self._in_string = self._escaped = False
+        self._strings = JsonStrings() if structured else None
 
     def feed(self, chunk: str) -> str:
         """Take a piece and return what may go out now; raises as ``note``."""
@@ -57,7 +57,9 @@ class ReplyScreen:
 
     def _passed(self, stretch: Stretch) -> str:
         text = stretch.text
-        was_open, quotes = self._in_string, self._quotes_in(text)
+        was_open, quotes = False, list[int]()
+        if self._strings is not None:
+            was_open, quotes = self._strings.inside, self._strings.follow(text)
         if not stretch.suspect and not stretch.leaks:
             return text
         flagged = self._policy.flagged["output"]
@@ -72,7 +74,7 @@ class ReplyScreen:
         if not told and not changing:
             return text
         self._note([*changing, *told])
-        if not self._structured:
+        if self._strings is None:
             return replaced(text, changing, lambda f: self._put(f, text[f.start : f.end]))
 
         def put(f: Finding) -> str:
@@ -81,18 +83,3 @@ class ReplyScreen:
             return json.dumps(by, ensure_ascii=False)[1:-1] if inside else json.dumps(by)
 
         return replaced(text, apart_from_quotes(text, changing, quotes), put)
-
-    def _quotes_in(self, text: str) -> list[int]:
-        """Where strings of JSON begin and end in the next stretch."""
-        if not self._structured:
-            return []
-        found = []
-        for place, character in enumerate(text):
-            if self._escaped:
-                self._escaped = False
-            elif character == "\\":
-                self._escaped = self._in_string
-            elif character == '"':
-                self._in_string = not self._in_string
-                found.append(place)
-        return found

@@ -10,6 +10,7 @@ from typing import Any
 
 from app.errors import Unavailable
 from app.guardrails.findings import Finding
+from app.guardrails.json_strings import JsonStrings
 
 # While a reply is screened, one character stands for each surrogate: no recognizer takes it for
 # a part of a value, and no cut of a stream can divide it. Unicode gives this plane no meaning.
@@ -96,9 +97,9 @@ class Cover:
     """
 
     def __init__(self, surrogates: Surrogates, *, structured: bool) -> None:
-        self._surrogates, self._structured = surrogates, structured
+        self._surrogates = surrogates
+        self._strings = JsonStrings() if structured else None
         self._held = self._before = ""
-        self._in_string = self._escaped = False
         self._places: dict[tuple[str, str], str] = {}
         self._shown: dict[str, str] = {}
         self._named: dict[str, str] = {}
@@ -132,21 +133,15 @@ class Cover:
         return _STANDING.sub(lambda m: self._named[m[0]], text) if self._named else text
 
     def _passed(self, text: str) -> str:
-        if self._structured:
-            for character in text:
-                if self._escaped:
-                    self._escaped = False
-                elif character == "\\":
-                    self._escaped = self._in_string
-                elif character == '"':
-                    self._in_string = not self._in_string
+        if self._strings is not None:
+            self._strings.follow(text)
         return _STANDING.sub(lambda m: self._standing(m[0], m[0]), text)
 
     def _covered(self, surrogate: str) -> str:
         value = self._surrogates.values[surrogate]
-        if self._structured:
+        if self._strings is not None:
             quoted = json.dumps(value, ensure_ascii=False)
-            if self._in_string:
+            if self._strings.inside:
                 value = quoted[1:-1]
             elif not _NUMBER.fullmatch(value):
                 value = quoted

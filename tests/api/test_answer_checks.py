@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -89,6 +90,17 @@ def said(path: str, told: Any) -> str:
     return str(choice["text"] if path == COMPLETIONS else choice["message"]["content"])
 
 
+@asynccontextmanager
+async def ungoverned(setup: Governed) -> AsyncIterator[House]:
+    """The house without assigned policies, before and after."""
+    made = House(setup.gateway, setup.model)
+    made.store_id = setup.store_id
+    setup.model.says("Hello.")
+    yield made
+    for assignment in (await made.good("GET", ASSIGNED))["data"]:
+        await made.good("DELETE", f"{ASSIGNED}/{assignment['id']}")
+
+
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def setup(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Governed]:
     async with governed(tmp_path_factory.mktemp("answer-checks")) as made:
@@ -97,12 +109,8 @@ async def setup(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gover
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def house(setup: Governed) -> AsyncIterator[House]:
-    made = House(setup.gateway, setup.model)
-    made.store_id = setup.store_id
-    setup.model.says("Hello.")
-    yield made
-    for assignment in (await made.good("GET", ASSIGNED))["data"]:
-        await made.good("DELETE", f"{ASSIGNED}/{assignment['id']}")
+    async with ungoverned(setup) as made:
+        yield made
 
 
 DOORS = [(p, s) for p in (CHAT, COMPLETIONS, RESPONSES) for s in (False, True)]

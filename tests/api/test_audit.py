@@ -19,7 +19,7 @@ from app.monitoring.export_check import verify_export
 from app.monitoring.signing import public_keys
 from app.store.models import connector_items, connectors, files
 from tests.api.calls import chat, multipart, new_key, new_store, refused, send
-from tests.conftest import ADMIN_KEY, ROOT, Gateway, create_database, drop_database, wait_for
+from tests.conftest import ADMIN_KEY, ROOT, Gateway, serving, wait_for
 
 JANE = "jane.roe@example.com"
 AS_JANE = {"x-ostiary-user": JANE}
@@ -39,14 +39,8 @@ def house(
         "OSTIARY_LLM_MODEL": "stub",
         "OSTIARY_AUDIT_BODIES": "true",
     }
-    if request.param == "postgresql":
-        env["OSTIARY_DATABASE_URL"] = create_database(request.getfixturevalue("postgres_server"))
-    server = Gateway(tmp_path_factory.mktemp("audited") / "data", env)
-    server.start()
-    yield server
-    server.stop()
-    if request.param == "postgresql":
-        drop_database(env["OSTIARY_DATABASE_URL"])
+    with serving(request, tmp_path_factory.mktemp("audited") / "data", env) as server:
+        yield server
 
 
 def good(reply: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, update
 from app.store.models import connectors
 from tests.api.access_house import Caller
 from tests.api.calls import refused, send
-from tests.conftest import Gateway, create_database, drop_database, wait_for
+from tests.conftest import Gateway, serving, wait_for
 
 ME = pwd.getpwuid(os.getuid()).pw_name  # to whom the files of the folder belong
 RARELY = 604_800  # seconds; the tests begin the syncs themselves
@@ -49,13 +49,8 @@ def own(
     (folder / "docs").mkdir()
     (folder / "docs" / ".keep").touch()
     env = {"OSTIARY_LLM_URL": "http://127.0.0.1:9/v1", "OSTIARY_SOURCES": declared(folder)}
-    if request.param == "postgresql":
-        env["OSTIARY_DATABASE_URL"] = create_database(request.getfixturevalue("postgres_server"))
-    server = Gateway(folder / "data", env).start()
-    yield server
-    server.stop()
-    if request.param == "postgresql":
-        drop_database(env["OSTIARY_DATABASE_URL"])
+    with serving(request, folder / "data", env) as server:
+        yield server
 
 
 class Place:

@@ -12,7 +12,15 @@ import pytest
 import pytest_asyncio
 
 from tests.api.governed import Governed, governed
-from tests.api.test_answer_checks import CHAT, COMPLETIONS, RESPONSES, House, grounded, said
+from tests.api.test_answer_checks import (
+    CHAT,
+    COMPLETIONS,
+    RESPONSES,
+    House,
+    grounded,
+    said,
+    ungoverned,
+)
 
 SECRET = "sk-proj-Ab3dE5fG7hI9jK1lM3nO5pQ7rS9t"
 RULES = (
@@ -43,12 +51,8 @@ async def setup(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gover
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def house(setup: Governed) -> AsyncIterator[House]:
-    made = House(setup.gateway, setup.model)
-    made.store_id = setup.store_id
-    setup.model.says("Hello.")
-    yield made
-    for assignment in (await made.good("GET", "/v1/admin/policies"))["data"]:
-        await made.good("DELETE", f"/v1/admin/policies/{assignment['id']}")
+    async with ungoverned(setup) as made:
+        yield made
 
 
 def asking(house: House, path: str, *, streamed: bool, **more: Any) -> dict[str, Any]:

@@ -72,8 +72,9 @@ async def test_a_look_that_is_given_up_or_fails_is_made_by_who_waits(
 ) -> None:
     looks = DriftLooks(house.one, lambda: house.now)
     first, second = (asyncio.create_task(looks.of("t", 0)) for _ in range(2))
-    while not looked():
-        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while not looked():
+            await asyncio.sleep(0)  # lets the look begin
     first.cancel()
     assert (await second).counts["drifted"] == 5 and looked() == 2
     house.now += 1

@@ -7,13 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.api.access_house import (
-    SECRET,
-    SECRET_NAME,
-    House,
-    furnished,
-)
-from tests.conftest import Gateway, create_database, drop_database
+from tests.api.access_house import SECRET, SECRET_NAME, House, furnished
+from tests.conftest import serving
 from tests.gateway.test_oidc import AUDIENCE, ISSUER, Issuer
 
 
@@ -37,10 +32,5 @@ def house(
         "OSTIARY_OIDC_AUDIENCE": AUDIENCE,
         "OSTIARY_OIDC_JWKS_URL": str(folder / "jwks.json"),
     }
-    if request.param == "postgresql":
-        env["OSTIARY_DATABASE_URL"] = create_database(request.getfixturevalue("postgres_server"))
-    gateway = Gateway(folder / "data", env).start()
-    yield furnished(gateway, issuer)
-    gateway.stop()
-    if request.param == "postgresql":
-        drop_database(env["OSTIARY_DATABASE_URL"])
+    with serving(request, folder / "data", env) as gateway:
+        yield furnished(gateway, issuer)

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.api.calls import (
-    send,
-)
-from tests.conftest import Gateway, create_database, drop_database
+from tests.api.calls import send
+from tests.conftest import Gateway, serving
 
 
 @pytest.fixture(scope="package", params=["sqlite", "postgresql"])
@@ -23,13 +21,8 @@ def house(
         "OSTIARY_LLM_MODEL": "stub",
         "OSTIARY_MAX_FILE_BYTES": str(2 * 2**20),
     }
-    if request.param == "postgresql":
-        env["OSTIARY_DATABASE_URL"] = create_database(request.getfixturevalue("postgres_server"))
-    server = Gateway(tmp_path_factory.mktemp("bad") / "data", env).start()
-    yield server
-    server.stop()
-    if request.param == "postgresql":
-        drop_database(env["OSTIARY_DATABASE_URL"])
+    with serving(request, tmp_path_factory.mktemp("bad") / "data", env) as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
